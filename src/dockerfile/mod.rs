@@ -1,0 +1,3 @@
+//! Dockerfile text to typed instructions (owner: front helper; ast.rs is shared contract).
+
+pub mod ast;

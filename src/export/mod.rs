@@ -1,0 +1,1 @@
+//! (skeleton: the owner of this module replaces this header)

@@ -1,0 +1,3 @@
+//! Tars as bytes: the canonical writer and the safe reader (owner: layers helper; entry.rs is shared contract).
+
+pub mod entry;

@@ -73,8 +73,10 @@ fn all() -> Vec<(String, Setting, Behaviour)> {
 }
 
 fn find(name: &str) -> (Setting, Behaviour) {
-    let helpers = Setting::ALL.map(|setting| {
-        (format!("{}_{}", setting.name(), behaviours::RUNS_UNTIL_KILLED), setting, behaviours::runs_until_killed as Behaviour)
+    let helpers: [(&str, Behaviour); 2] =
+        [(behaviours::RUNS_UNTIL_KILLED, behaviours::runs_until_killed), (behaviours::MEASURE, behaviours::measure)];
+    let helpers = Setting::ALL.into_iter().flat_map(|setting| {
+        helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper))
     });
     let found = all().into_iter().chain(helpers).find(|(known, ..)| known == name);
     let Some((_, setting, behaviour)) = found else {

@@ -80,8 +80,11 @@ fn all() -> Vec<(String, Setting, Behaviour)> {
 }
 
 fn find(name: &str) -> (Setting, Behaviour) {
-    let helpers: [(&str, Behaviour); 2] =
-        [(behaviours::RUNS_UNTIL_KILLED, behaviours::runs_until_killed), (behaviours::MEASURE, behaviours::measure)];
+    let helpers: [(&str, Behaviour); 3] = [
+        (behaviours::RUNS_UNTIL_KILLED, behaviours::runs_until_killed),
+        (behaviours::MEASURE, behaviours::measure),
+        (behaviours::INTERACTIVE, behaviours::interactive),
+    ];
     let helpers = Setting::ALL.into_iter().flat_map(|setting| {
         helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper))
     });

@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, ioctl_ficlone, lgetxattr, linkat,
-    llistxattr, lsetxattr, lstat, mknodat, open, readlinkat, symlinkat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, ioctl_ficlone, lgetxattr, lgetxattr_query, linkat,
+    llistxattr, llistxattr_query, lsetxattr, lstat, mknodat, open, readlinkat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -163,7 +163,7 @@ pub(super) fn attributes(from: &Path, to: &Path, xattrs: OverlayXattrs) -> io::R
 }
 
 fn extended_attributes(from: &Path, to: &Path, xattrs: OverlayXattrs) -> Result<(), Errno> {
-    let size = match llistxattr(from, &mut [0_u8; 0]) {
+    let size = match llistxattr_query(from) {
         Err(Errno::OPNOTSUPP) | Ok(0) => return Ok(()),
         result => result?,
     };
@@ -172,7 +172,7 @@ fn extended_attributes(from: &Path, to: &Path, xattrs: OverlayXattrs) -> Result<
     let marks = xattrs.opaque().trim_end_matches("opaque").as_bytes();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty() && !name.starts_with(marks)) {
         let name = std::ffi::OsStr::from_bytes(name);
-        let mut value = vec![0_u8; lgetxattr(from, name, &mut [0_u8; 0])?];
+        let mut value = vec![0_u8; lgetxattr_query(from, name)?];
         let length = lgetxattr(from, name, &mut value)?;
         match lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}

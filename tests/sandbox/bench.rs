@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rbuild::cancel::Cancel;
 use rbuild::exec::{EnterOptions, ExecError, Exit, Mount, MountKind, Process, Root, Session, Stdio, Stream, enter};
-use rbuild::snapshot::{Copied, Snapshots};
+use rbuild::snapshot::Copied;
 
 /// Where a behaviour is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,11 +202,10 @@ impl Bench {
 
     pub fn root(&self) -> Root {
         let scratch = self.scratch("run");
-        let snapshots: std::sync::Arc<dyn Snapshots> = if self.setting.is_copied() {
-            std::sync::Arc::new(Copied { xattrs: self.session.overlay_xattrs })
-        } else {
-            self.session.snapshots(&self.directory)
-        };
+        let mut snapshots = self.session.snapshots(&self.directory);
+        if self.setting.is_copied() {
+            snapshots = std::sync::Arc::new(Copied { xattrs: self.session.overlay_xattrs });
+        }
         snapshots.prepare(&self.lowers, &scratch).expect("prepares")
     }
 

@@ -211,14 +211,12 @@ impl CacheDirs {
                 }
                 Sharing::Private => found.private(job, &hasher)?,
             };
-            let world = |e: &dyn std::error::Error| StepError::world(format!("open cache mount {id}"), e);
-            let mount = job.engine.store.cache_mount(&key).map_err(|e| world(&e))?;
-            if mount.created {
-                let seed = inputs.get(&index).map(|selected| copy::layer_of(job, selected)).transpose()?;
-                fill(job.engine, &mount.path, seed.zip(inputs.get(&index)), owner).map_err(|e| world(&e))?;
-                mount.ready(&id).map_err(|e| world(&e))?;
-            }
-            found.dirs.insert(index, mount.path);
+            let seed = inputs.get(&index);
+            let layer = seed.map(|selected| copy::layer_of(job, selected)).transpose()?;
+            let fill = |dir: &Path| fill(job.engine, dir, layer.zip(seed), owner).map_err(std::io::Error::other);
+            let dir = job.engine.store.cache_mount_with(&key, &id, fill);
+            let dir = dir.map_err(|e| StepError::world(format!("open cache mount {id}"), &e))?;
+            found.dirs.insert(index, dir);
         }
         Ok(found)
     }

@@ -6,20 +6,17 @@ use std::io::Read as _;
 
 use super::mounts::{self, MountInputs};
 use super::record::{Facts, StepLayer};
-use super::root_tree::RootTree;
 use super::step::{Job, Work};
-use super::{StepError, explain};
+use super::StepError;
 use crate::exec::{Process, Root, Stdio};
 use crate::layers::view::View;
-use crate::plan::graph::{MountKind, Network, Run};
+use crate::plan::graph::{Network, Run};
 use crate::plan::key;
 use crate::tar::entry::LayerPath;
-use crate::transfer::users::{self, Account};
+use crate::transfer::users::{self, MAX_USER_FILE, ProcessUser};
 
 /// PATH of a process whose image sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Largest /etc/passwd or /etc/group that is read.
-const MAX_ACCOUNTS: u64 = 16 << 20;
 
 pub(super) struct RunWork<'a>(pub(super) &'a Run);
 
@@ -134,15 +131,15 @@ fn set_default(env: &mut Vec<(String, String)>, name: &str, value: &str) {
 }
 
 /// Looks `user` up in the root's passwd and group files, following links inside the root.
-pub(super) fn account(view: &View, user: &str) -> Result<Account, StepError> {
-    let read = |path: &str| -> Result<Option<String>, StepError> {
+fn account(view: &View, user: &str) -> Result<ProcessUser, StepError> {
+    let read = |path: &str| -> Result<Option<Vec<u8>>, StepError> {
         let resolved = view.resolve(&LayerPath::clean(path), true).map_err(|e| StepError::world(format!("read {path}"), &e))?;
         let Some(found) = resolved.found else { return Ok(None) };
         let mut bytes = Vec::new();
         let file = view.open(&found).map_err(|e| StepError::world(format!("read {path}"), &e))?;
-        file.take(MAX_ACCOUNTS).read_to_end(&mut bytes).map_err(|e| StepError::world(format!("read {path}"), &e))?;
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        file.take(MAX_USER_FILE).read_to_end(&mut bytes).map_err(|e| StepError::world(format!("read {path}"), &e))?;
+        Ok(Some(bytes))
     };
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
-    users::account(passwd.as_deref(), group.as_deref(), user).map_err(|e| StepError::refused(e.to_string()))
+    users::process_user(passwd.as_deref(), group.as_deref(), user).map_err(|e| StepError::refused(e.to_string()))
 }

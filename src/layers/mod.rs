@@ -1,1 +1,7 @@
-//! (skeleton: the owner of this module replaces this header)
+//! A layer's forms and its index.
+
+pub mod encoding;
+pub mod identity;
+pub mod index;
+#[cfg(test)]
+mod samples;

@@ -175,6 +175,7 @@ impl Index {
 }
 
 /// What a document turned out to be.
+#[expect(clippy::large_enum_variant, reason = "lives for one match")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
     /// One image.
@@ -272,9 +273,7 @@ fn sniff(bytes: &[u8]) -> Result<MediaType, ManifestError> {
     let shape: Shape = read("manifest", bytes)?;
     match shape.media_type {
         _ if shape.schema_version == Some(1) => Err(ManifestError::Schema1),
-        Some(text) if is_manifest(&text.as_str().into()) || is_index(&text.as_str().into()) => {
-            Ok(text.as_str().into())
-        }
+        Some(text) if is_manifest(&text.as_str().into()) || is_index(&text.as_str().into()) => Ok(text.as_str().into()),
         Some(text) if !text.is_empty() => Err(ManifestError::MediaType(text)),
         _ if shape.manifests.is_some() => Ok(MediaType::ImageIndex),
         _ if shape.config.is_some() => Ok(MediaType::ImageManifest),
@@ -431,7 +430,10 @@ mod tests {
         entry.platform = Some(Platform::new("linux", "arm64", ""));
         let index = Document::of_index(&Index::new(Family::Oci, vec![entry], BTreeMap::new()));
         let read = oci_spec::image::ImageIndex::from_reader(index.bytes()).expect("valid for oci-spec");
-        assert_eq!(read.manifests()[0].platform().as_ref().map(|p| p.architecture().to_string()).as_deref(), Some("arm64"));
+        assert_eq!(
+            read.manifests()[0].platform().as_ref().map(|p| p.architecture().to_string()).as_deref(),
+            Some("arm64")
+        );
     }
 
     #[test]
@@ -471,7 +473,9 @@ mod tests {
         assert_eq!(pick("aarch64"), Ok(BlobDigest(Sha256::of(b"2"))));
         let error = pick("amd64").expect_err("nothing fits");
         assert_eq!(error.to_string(), "no match for platform in manifest: not found");
-        assert!(matches!(error, ManifestError::NoMatch { offered, .. } if offered == ["unknown/unknown", "linux/arm64"]));
+        assert!(
+            matches!(error, ManifestError::NoMatch { offered, .. } if offered == ["unknown/unknown", "linux/arm64"])
+        );
     }
 
     #[test]

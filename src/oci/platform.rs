@@ -74,7 +74,7 @@ impl Platform {
             None => (first, None),
         };
         let parts: Vec<&str> = std::iter::once(name).chain(rest.into_iter().flat_map(|r| r.split('/'))).collect();
-        if !parts.iter().all(|part| word(part)) {
+        if !parts.iter().all(word) {
             return Err(format());
         }
         let mut platform = match parts.as_slice() {
@@ -129,12 +129,7 @@ impl Platform {
 
     /// The best of `offers` for this wish; among equals the first. `None` offers are passed over.
     pub fn best<'a>(&self, offers: impl IntoIterator<Item = Option<&'a Platform>>) -> Option<usize> {
-        offers
-            .into_iter()
-            .enumerate()
-            .filter_map(|(i, offer)| Some((self.rank(offer?)?, i)))
-            .min()
-            .map(|(_, i)| i)
+        offers.into_iter().enumerate().filter_map(|(i, offer)| Some((self.rank(offer?)?, i))).min().map(|(_, i)| i)
     }
 }
 
@@ -230,17 +225,55 @@ fn lower_arm64(variant: &str) -> Vec<String> {
 fn is_os(os: &str) -> bool {
     matches!(
         os,
-        "aix" | "android" | "darwin" | "dragonfly" | "freebsd" | "hurd" | "illumos" | "ios" | "js" | "linux"
-            | "nacl" | "netbsd" | "openbsd" | "plan9" | "solaris" | "windows" | "zos" | "wasip1" | "wasi"
+        "aix"
+            | "android"
+            | "darwin"
+            | "dragonfly"
+            | "freebsd"
+            | "hurd"
+            | "illumos"
+            | "ios"
+            | "js"
+            | "linux"
+            | "nacl"
+            | "netbsd"
+            | "openbsd"
+            | "plan9"
+            | "solaris"
+            | "windows"
+            | "zos"
+            | "wasip1"
+            | "wasi"
     )
 }
 
 fn is_architecture(architecture: &str) -> bool {
     matches!(
         architecture,
-        "386" | "amd64" | "amd64p32" | "arm" | "armbe" | "arm64" | "arm64be" | "loong64" | "mips" | "mipsle"
-            | "mips64" | "mips64le" | "mips64p32" | "mips64p32le" | "ppc" | "ppc64" | "ppc64le" | "riscv"
-            | "riscv64" | "s390" | "s390x" | "sparc" | "sparc64" | "wasm"
+        "386"
+            | "amd64"
+            | "amd64p32"
+            | "arm"
+            | "armbe"
+            | "arm64"
+            | "arm64be"
+            | "loong64"
+            | "mips"
+            | "mipsle"
+            | "mips64"
+            | "mips64le"
+            | "mips64p32"
+            | "mips64p32le"
+            | "ppc"
+            | "ppc64"
+            | "ppc64le"
+            | "riscv"
+            | "riscv64"
+            | "s390"
+            | "s390x"
+            | "sparc"
+            | "sparc64"
+            | "wasm"
     )
 }
 

@@ -187,9 +187,7 @@ impl<'de> Deserialize<'de> for Reference {
 fn split_domain(text: &str) -> (&str, &str) {
     let (domain, rest) = match text.split_once('/') {
         Some((first, rest))
-            if first.contains(['.', ':'])
-                || first == "localhost"
-                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
+            if first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase()) =>
         {
             (first, rest)
         }

@@ -23,7 +23,7 @@ pub(super) struct RunWork<'a>(pub(super) &'a Run);
 impl RunWork<'_> {
     fn facts(&self, job: &Job<'_>) -> Facts {
         let mut facts = Facts::default();
-        for (name, value) in key::facts(&job.step.op) {
+        for (name, value) in key::facts(job.step) {
             facts.push(name, value);
         }
         facts.push("platform", job.step.platform.clone());

@@ -68,7 +68,7 @@ pub(super) fn perform(
     let outcome = match &step.op {
         Op::Image(_) => unreachable!("handled above"),
         Op::Run(op) => job.memoized(&run::RunWork(op)),
-        Op::Copy(op) => job.memoized(&copy::CopyWork(op)),
+        Op::Copy(op) => job.memoized(&copy::CopyWork::new(op)),
         Op::Workdir(op) => job.memoized(&workdir::WorkdirWork(op)),
     };
     let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);

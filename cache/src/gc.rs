@@ -364,7 +364,7 @@ struct Taker<'a> {
 
 impl<'a> Taker<'a> {
     fn new(store: &'a Store, cutoff: Moment) -> Result<Self> {
-        let shield = lock::open_lock_file(&shield_file(store.root()))?;
+        let shield = lock::open_lock_file(store.root(), &shield_file(store.root()))?;
         Ok(Self { store, cutoff, shield, rubble: Vec::new() })
     }
 

@@ -55,9 +55,8 @@ impl Lease {
             let id = format!("{boot}.{}.{:x}", std::process::id(), boot::boot_time());
             let path = root.join("leases").join(&id);
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let opened =
-                crate::store::making_parents(&path, || rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644)));
-            let file = match opened {
+            let open = || rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644));
+            let file = match crate::store::making_parents(root, &path, open) {
                 Err(Errno::EXIST) => continue,
                 other => other.at("make lease", &path)?,
             };

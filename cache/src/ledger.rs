@@ -30,6 +30,7 @@ const BLOCK: u64 = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
+    root: PathBuf,
     path: PathBuf,
     file: OnceLock<OwnedFd>,
     state: Mutex<State>,
@@ -71,7 +72,8 @@ impl Drop for Reservation {
 
 impl Ledger {
     pub(crate) fn new(root: &Path, lease: &str) -> Self {
-        Self { path: root.join("ledger").join(lease), file: OnceLock::new(), state: Mutex::default() }
+        let path = root.join("ledger").join(lease);
+        Self { root: root.to_owned(), path, file: OnceLock::new(), state: Mutex::default() }
     }
 
     /// Bytes were added to the store.
@@ -92,8 +94,8 @@ impl Ledger {
     fn begin(&self) -> Result<()> {
         if self.file.get().is_none() {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-            let file = making_parents(&self.path, || rustix::fs::open(&self.path, flags, Mode::from_raw_mode(0o644)))
-                .at("make ledger", &self.path)?;
+            let open = || rustix::fs::open(&self.path, flags, Mode::from_raw_mode(0o644));
+            let file = making_parents(&self.root, &self.path, open).at("make ledger", &self.path)?;
             self.file.get_or_init(|| file);
         }
         Ok(())

@@ -130,7 +130,7 @@ impl Store {
 
     fn attempt(&self, kind: LockKind, key: &[u8], share: Share) -> Result<Option<LockGuard>> {
         let path = self.inner.root.join("locks").join(kind.file());
-        let file = open_lock_file(&path)?;
+        let file = open_lock_file(&self.inner.root, &path)?;
         let at = offset(key);
         let taken = ofd::try_lock(file.as_fd(), at, 1, share).at("lock", &path)?;
         Ok(taken.then(|| held(file, at)))
@@ -145,7 +145,7 @@ impl Store {
         waiting: &mut dyn FnMut(Option<u32>),
     ) -> Result<LockGuard> {
         let path = self.inner.root.join("locks").join(kind.file());
-        let file = open_lock_file(&path)?;
+        let file = open_lock_file(&self.inner.root, &path)?;
         let at = offset(key);
         let mut pause = FIRST_PAUSE;
         let mut told: Option<Option<u32>> = None;
@@ -176,8 +176,8 @@ pub(crate) fn offset(key: &[u8]) -> u64 {
 }
 
 /// Opens a lock file, making it and its directory when they are missing.
-pub(crate) fn open_lock_file(path: &Path) -> Result<OwnedFd> {
-    crate::store::making_parents(path, || {
+pub(crate) fn open_lock_file(root: &Path, path: &Path) -> Result<OwnedFd> {
+    crate::store::making_parents(root, path, || {
         rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
     })
     .at("open lock file", path)

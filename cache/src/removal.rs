@@ -227,3 +227,34 @@ fn make_accessible<P: rustix::path::Arg>(parent: BorrowedFd<'_>, name: P) -> Res
     let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
     rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::RWXU)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_shape_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let (spill, victim) = (root.path().join("spill"), root.path().join("victim"));
+        fs_err::create_dir(&spill).unwrap();
+        for n in 0..50 {
+            fs_err::create_dir_all(victim.join(format!("{n}/sub/subsub"))).unwrap();
+            fs_err::write(victim.join(format!("{n}/sub/file")), "").unwrap();
+        }
+        std::os::unix::fs::symlink(&spill, victim.join("link")).unwrap();
+        // Deeper than there are descriptors and longer than a path may be.
+        let mut at = rustix::fs::open(&victim, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "deeper", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "deeper", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        for (path, mode) in [("3/sub", 0o000), ("4/sub", 0o555), ("5", 0o111), ("6", 0o444)] {
+            rustix::fs::chmod(victim.join(path), Mode::from_raw_mode(mode)).unwrap();
+        }
+        let missing = root.path().join("missing");
+        let failed = remove_all(vec![victim.clone(), missing], &spill);
+        assert!(failed.is_empty(), "{failed:?}");
+        assert!(!victim.exists());
+        assert_eq!(fs_err::read_dir(&spill).unwrap().count(), 0);
+    }
+}

@@ -35,7 +35,7 @@ const ROOM_ON_FULL_DISK: u64 = 64 << 20;
 pub struct StoreOptions {
     /// Hard ceiling for everything in the store; `None` for no ceiling.
     pub max_bytes: Option<u64>,
-    /// The uid map trees are unpacked under: trees lie in `trees-v1-<this>`. Letters, digits, `.`, `_` and `-`.
+    /// The uid map trees are unpacked under: trees lie in `trees-v1-<this>`, escaped.
     pub trees: String,
     /// Which objects a small file refers to.
     pub references: References,
@@ -79,7 +79,8 @@ impl Store {
     }
 
     /// Opens as if in another boot.
-    pub(crate) fn open_in_boot(root: &Path, options: StoreOptions, boot: BootId) -> Result<Self> {
+    pub(crate) fn open_in_boot(root: &Path, mut options: StoreOptions, boot: BootId) -> Result<Self> {
+        options.trees = name::escape(&options.trees);
         let root = std::path::absolute(root).at("resolve", root)?;
         let lease = match Lease::begin(&root, boot) {
             Err(_) if !root.exists() => {
@@ -107,7 +108,7 @@ impl Store {
         let temp = self.with_room(sealed.len() as u64, || self.inner.temp_file(&sealed))?;
         let _shield = self.inner.shield(&relative);
         let moved = self.with_room(0, || {
-            making_parents(&path, || rustix::fs::rename(&temp, &path)).at("rename into place", &path)
+            making_parents(self.root(), &path, || rustix::fs::rename(&temp, &path)).at("rename into place", &path)
         });
         if moved.is_err() {
             let _swept_later_otherwise = rustix::fs::unlink(&temp);
@@ -116,7 +117,8 @@ impl Store {
         moved
     }
 
-    /// Reads a small file. A damaged one is as good as missing.
+    /// Reads a small file. A damaged one is as good as missing. Does not mark it as used: whoever goes on to rely on what it
+    /// refers to touches it.
     pub fn get(&self, kind: Kind, name: &str) -> Result<Option<Vec<u8>>> {
         let path = self.inner.root.join(object::small(kind, name));
         let Some(mut bytes) = read(&path)? else { return Ok(None) };
@@ -193,7 +195,7 @@ impl Store {
         let path = root.join(SYNCED).join(&boot);
         let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         open(&temp).and_then(rustix::fs::fsync).at("sync", &temp)?;
-        making_parents(&path, || rustix::fs::rename(&temp, &path)).at("rename into place", &path)?;
+        making_parents(root, &path, || rustix::fs::rename(&temp, &path)).at("rename into place", &path)?;
         for changed in [root.join(SYNCED), root.clone()] {
             open(&changed).and_then(rustix::fs::fsync).at("sync", &changed)?;
         }
@@ -241,12 +243,11 @@ impl Inner {
     /// shield on the same object; by then the first has marked or published it, which is as good. `None` when a collector
     /// seems to have been stopped halfway.
     pub(crate) fn shield(&self, relative: &Path) -> Option<Shield<'_>> {
-        let file = match self.shield.get() {
-            Some(file) => file,
-            None => {
-                let opened = lock::open_lock_file(&shield_file(&self.root)).ok()?;
-                self.shield.get_or_init(|| opened)
-            }
+        let file = if let Some(file) = self.shield.get() {
+            file
+        } else {
+            let opened = lock::open_lock_file(&self.root, &shield_file(&self.root)).ok()?;
+            self.shield.get_or_init(|| opened)
         };
         let at = shield_offset(relative);
         let began = Instant::now();
@@ -328,7 +329,7 @@ impl Inner {
         let path = self.root.join(&relative);
         let _shield = self.shield(&relative);
         loop {
-            match making_parents(&path, || rustix::fs::rename(from, &path)) {
+            match making_parents(&self.root, &path, || rustix::fs::rename(from, &path)) {
                 Ok(()) => return Ok(true),
                 Err(Errno::EXIST | Errno::NOTEMPTY) => {}
                 Err(e) => return Err(e).at("rename into place", &path),
@@ -411,30 +412,25 @@ pub(crate) fn list_names(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Does something that makes `path`; when its parent is missing, makes that and tries again.
-pub(crate) fn making_parents<T>(path: &Path, mut attempt: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+/// Does something that makes `path`, which lies below `root`; when directories between the two are missing, makes them and tries
+/// again. Never makes the root: somebody who removed it meant it.
+pub(crate) fn making_parents<T>(
+    root: &Path,
+    path: &Path,
+    mut attempt: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
     match attempt() {
         Err(Errno::NOENT) => {}
         other => return other,
     }
-    let parent = path.parent().ok_or(Errno::NOENT)?;
-    make_below_root(parent)?;
-    attempt()
-}
-
-/// Makes a directory and at most two missing ones above it; never the root of a store, which somebody may have removed.
-fn make_below_root(directory: &Path) -> rustix::io::Result<()> {
-    let make = |path: &Path| match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
-        Err(Errno::EXIST) => Ok(()),
-        other => other,
-    };
-    match make(directory) {
-        Err(Errno::NOENT) => {
-            make(directory.parent().ok_or(Errno::NOENT)?)?;
-            make(directory)
+    let mut missing: Vec<&Path> = path.ancestors().skip(1).take_while(|above| *above != root).collect();
+    while let Some(directory) = missing.pop() {
+        match rustix::fs::mkdir(directory, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
         }
-        other => other,
     }
+    attempt()
 }
 
 /// Makes the root and what is missing above it; only we may enter: layers hold set-uid programs.

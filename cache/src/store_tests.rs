@@ -103,7 +103,21 @@ fn the_first_tree_of_a_layer_stays() {
     assert_eq!(publish(&store, layer(1), "second"), path);
     assert_eq!(store.tree(&layer(1)).unwrap(), Some(path.clone()));
     assert_eq!(fs_err::read_to_string(path.join("file")).unwrap(), "first");
-    assert_eq!(list_names(&store.inner.temp.directory().unwrap().to_owned()).unwrap(), [""; 0]);
+    assert_eq!(list_names(store.inner.temp.directory().unwrap()).unwrap(), [""; 0]);
+}
+
+#[test]
+fn the_root_is_made_for_its_owner_alone_and_only_on_opening() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let above = tempfile::tempdir().unwrap();
+    let root = above.path().join("data/rbuild");
+    let store = open(&root);
+    assert_eq!(fs_err::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+    fs_err::remove_dir_all(&root).unwrap();
+    store.put(Kind::Record, "x", b"").unwrap_err();
+    store.temp_dir("x").unwrap_err();
+    assert!(store.try_lock(LockKind::Step, b"x").is_err());
+    assert!(!root.exists());
 }
 
 #[test]
@@ -133,7 +147,7 @@ fn what_the_dead_left_is_swept_and_what_the_living_have_is_not() {
     assert!(report.failed.is_empty(), "{report:?}");
     assert!(theirs.path().exists());
     assert_eq!(list_names(&root.path().join("tmp")).unwrap().len(), 1);
-    assert_eq!(list_names(&root.path().join("leases")).unwrap(), [living.inner.lease.id.clone()]);
+    assert_eq!(list_names(&root.path().join("leases")).unwrap(), [living.inner.lease.id.as_str()]);
 }
 
 #[test]

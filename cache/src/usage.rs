@@ -177,7 +177,7 @@ impl Store {
 /// other file systems not entered.
 pub(crate) fn bytes_below(path: &Path) -> u64 {
     let Ok(stat) = rustix::fs::lstat(path) else { return 0 };
-    let mut walk = Walk { device: stat.st_dev as u64, linked: BTreeSet::new(), bytes: on_disk(&stat) };
+    let mut walk = Walk { device: stat.st_dev, linked: BTreeSet::new(), bytes: on_disk(&stat) };
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         walk.directory(CWD, path);
     }
@@ -208,13 +208,13 @@ impl Walk {
                 continue;
             }
             let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if stat.st_dev as u64 != self.device {
+            if stat.st_dev != self.device {
                 continue;
             }
             let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             if is_directory {
                 below.push(name.to_owned());
-            } else if stat.st_nlink as u64 > 1 && !self.linked.insert(stat.st_ino as u64) {
+            } else if stat.st_nlink > 1 && !self.linked.insert(stat.st_ino) {
                 continue;
             }
             self.bytes += on_disk(&stat);

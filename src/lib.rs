@@ -31,7 +31,8 @@ pub mod fetch;
 pub mod registry;
 pub mod snapshot;
 
-// Layer 5
+// Layer 5: images by name, and getting them; export uses it, the engine does not.
+pub mod catalog;
 pub mod engine;
 pub mod export;
 

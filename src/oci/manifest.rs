@@ -184,8 +184,9 @@ pub enum Parsed {
     Index(Index),
 }
 
-/// A manifest or index as its bytes, with the digest of just these bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A manifest or index as its bytes, with the digest of just these bytes. Serialised as media type and text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Kept", try_from = "Kept")]
 pub struct Document {
     bytes: Vec<u8>,
     media_type: MediaType,
@@ -195,6 +196,9 @@ pub struct Document {
 impl Document {
     /// A document from bytes and the media type they came with, if any; else the type is looked up inside.
     pub fn new(bytes: Vec<u8>, media_type: Option<&str>) -> Result<Self, ManifestError> {
+        if let Err(error) = std::str::from_utf8(&bytes) {
+            return Err(ManifestError::Malformed { what: "manifest", message: error.to_string() });
+        }
         let digest = BlobDigest(Sha256::of(&bytes));
         let claimed = media_type.map(|text| text.split(';').next().unwrap_or_default().trim());
         let media_type = match claimed {
@@ -254,6 +258,27 @@ impl Document {
     /// What points at it.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::new(self.media_type.clone(), self.digest, self.bytes.len() as u64)
+    }
+}
+
+/// A document as records keep it. It was parsed as JSON before, so it is text.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Kept {
+    media_type: MediaType,
+    text: String,
+}
+
+impl From<Document> for Kept {
+    fn from(document: Document) -> Self {
+        Self { media_type: document.media_type, text: String::from_utf8_lossy(&document.bytes).into_owned() }
+    }
+}
+
+impl TryFrom<Kept> for Document {
+    type Error = ManifestError;
+    fn try_from(kept: Kept) -> Result<Self, ManifestError> {
+        Self::new(kept.text.into_bytes(), Some(kept.media_type.as_ref()))
     }
 }
 

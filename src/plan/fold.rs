@@ -1,0 +1,548 @@
+//! Folding a stage: its instructions one after the other onto a config, a history, a list of variables and a tip, the
+//! last step that made files. What makes files becomes a step; the rest only changes the config.
+//!
+//! `run` and `copy` hold how those two become steps. Knows no image store: everything it needs was asked for before.
+
+use crate::diagnostic::Diagnostic;
+use crate::dockerfile::ast::{self, Dockerfile, Instruction, InstructionKind, KeyValue, Lint, Word};
+use crate::dockerfile::words::Expanded;
+use crate::oci::config::{History, ImageConfig};
+use crate::oci::platform::Platform;
+use crate::plan::env::{Env, Origin};
+use crate::plan::expose;
+use crate::plan::facts::{Facts, ImageFacts};
+use crate::plan::graph::{BaseImage, Copy, CopySource, From, HistoryDraft, Op, Step, StepId, Workdir};
+use crate::plan::lint::{self, Linter};
+use crate::plan::name::{self, Names};
+use crate::plan::options::PlanOptions;
+use crate::plan::reach::Trigger;
+use crate::plan::scope::{self, Globals, NOT_IN_ENV};
+use crate::plan::site::Site;
+use crate::plan::stage::{Base, ImageName, MAIN_CONTEXT, Outside, Stages, Tree};
+use crate::plan::steps::Steps;
+use crate::plan::{config, paths};
+use crate::source::Lines;
+
+/// What a stage has come to; a child stage starts from a copy of it.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    /// The image's config so far; no history, no layers.
+    pub(crate) config: ImageConfig,
+    /// History of the image at the bottom.
+    pub(crate) base_history: Vec<History>,
+    /// Layers of the image at the bottom.
+    pub(crate) base_layers: usize,
+    /// New history.
+    pub(crate) history: Vec<HistoryDraft>,
+    /// ENV and ARG.
+    pub(crate) env: Env,
+    /// Every ARG in order with its value then.
+    pub(crate) declared: Vec<(String, Option<String>)>,
+    /// A WORKDIR was seen in this file.
+    pub(crate) workdir_seen: bool,
+    /// The last step that made files.
+    pub(crate) tip: Option<StepId>,
+    /// What the stage's processes run on.
+    pub(crate) platform: Platform,
+}
+
+/// What all stages of one plan share.
+#[derive(Debug)]
+pub(crate) struct Fold<'a> {
+    pub(crate) file: &'a Dockerfile,
+    pub(crate) options: &'a PlanOptions,
+    pub(crate) facts: &'a Facts,
+    pub(crate) globals: &'a Globals,
+    pub(crate) stages: &'a Stages<'a>,
+    pub(crate) epoch: Option<i64>,
+    pub(crate) steps: Steps,
+    /// Folded stages; `None` for those that come later or are not needed.
+    pub(crate) states: Vec<Option<State>>,
+    pub(crate) lints: Vec<Lint>,
+}
+
+/// One stage being folded.
+pub(crate) struct StageFold<'f, 'a> {
+    pub(crate) fold: &'f mut Fold<'a>,
+    pub(crate) index: usize,
+    pub(crate) state: State,
+    pub(crate) names: Names,
+    /// This stage said CMD itself.
+    cmd_set: bool,
+    pub(crate) no_cache: bool,
+}
+
+/// The instruction at hand.
+pub(crate) struct Here<'i> {
+    pub(crate) instruction: &'i Instruction,
+    pub(crate) site: Site,
+    /// From an ONBUILD.
+    pub(crate) triggered: bool,
+}
+
+impl Here<'_> {
+    /// A part of the instruction; what is triggered has no place of its own in the file.
+    pub(crate) fn at(&self, word: &Word) -> Site {
+        if self.triggered { self.site.clone() } else { self.site.at(word.span) }
+    }
+}
+
+impl<'a> Fold<'a> {
+    /// Folds one stage; all it needs must have been folded before (later stages are faults).
+    pub(crate) fn stage(&mut self, index: usize, triggers: &[Trigger]) -> Result<(), Diagnostic> {
+        let stage = &self.stages.list[index];
+        let site = Site::from_line(self.file, stage.ast);
+        let (state, total) = match &stage.base {
+            Base::Replaced(outside) => {
+                let state = self.outside_state(outside, stage.platform.as_ref(), None, &site)?;
+                self.states[index] = Some(state);
+                return Ok(());
+            }
+            Base::Stage(base) => {
+                let base = self.states[*base].as_ref().ok_or_else(|| site.fault("bad-from", "base stage failed"))?;
+                (base.clone(), 0)
+            }
+            Base::Outside(outside) => {
+                let total = usize::from(self.has_step(outside, stage.platform.as_ref()));
+                let named = self.names(index, total + count(stage.ast, triggers));
+                let state = self.outside_state(outside, stage.platform.as_ref(), Some(named), &site)?;
+                (state, total)
+            }
+        };
+        let mut names = self.names(index, total + count(stage.ast, triggers));
+        names.skip(total);
+        let no_cache = self.options.no_cache.covers(stage.ast.name.as_deref());
+        let mut folding = StageFold { fold: self, index, state, names, cmd_set: false, no_cache };
+        folding.start();
+        for trigger in triggers {
+            let here = Here { instruction: &trigger.instruction, site: site.clone(), triggered: true };
+            folding.instruction(&here, &trigger.reads)?;
+        }
+        for (instruction, reads) in stage.ast.instructions.iter().zip(&stage.reads) {
+            let site = Site::instruction(folding.fold.file, instruction);
+            folding.instruction(&Here { instruction, site, triggered: false }, reads)?;
+        }
+        let state = folding.state;
+        self.states[index] = Some(state);
+        Ok(())
+    }
+
+    fn names(&self, index: usize, total: usize) -> Names {
+        let stage = &self.stages.list[index];
+        let label = if self.stages.show_labels { stage.label.clone() } else { String::new() };
+        let platform = match &stage.base {
+            Base::Stage(base) => self.states[*base].as_ref().map(|state| state.platform.clone()),
+            Base::Outside(_) | Base::Replaced(_) => None,
+        };
+        let platform = platform.or_else(|| stage.platform.clone()).unwrap_or_else(|| self.target().clone());
+        Names::new(label, self.options.multi_platform.then_some(platform), total)
+    }
+
+    fn target(&self) -> &'a Platform {
+        self.options.target_platform()
+    }
+
+    /// The facts of an image; they were asked for before folding began.
+    fn image(&self, image: &ImageName, wanted: &Platform, site: &Site) -> Result<&'a ImageFacts, Diagnostic> {
+        self.facts
+            .image(&image.reference, &wanted.to_string())
+            .ok_or_else(|| site.fault("unknown-image", format!("{}: not resolved", image.written)))
+    }
+
+    fn has_step(&self, outside: &Outside, platform: Option<&Platform>) -> bool {
+        let wanted = platform.unwrap_or(self.target());
+        match outside {
+            Outside::Image(image) if image.context.is_none() => {
+                self.facts.image(&image.reference, &wanted.to_string()).is_some_and(|facts| !facts.is_empty())
+            }
+            Outside::Image(_) | Outside::Empty | Outside::Files(_) => false,
+        }
+    }
+
+    /// The state a stage starts with that stands on something outside the file. `asked` is `--platform` of the FROM.
+    fn outside_state(
+        &mut self,
+        outside: &Outside,
+        asked: Option<&Platform>,
+        names: Option<Names>,
+        site: &Site,
+    ) -> Result<State, Diagnostic> {
+        let wanted = asked.unwrap_or(self.target()).clone();
+        let empty = |platform: &Platform| State {
+            config: config::empty(platform),
+            base_history: Vec::new(),
+            base_layers: 0,
+            history: Vec::new(),
+            env: Env::default(),
+            declared: Vec::new(),
+            workdir_seen: false,
+            tip: None,
+            platform: platform.clone(),
+        };
+        match outside {
+            // `--platform` says nothing about an empty root (observed 48).
+            Outside::Empty => Ok(empty(self.target())),
+            Outside::Files(name) => {
+                let mut state = empty(&wanted);
+                state.tip = Some(self.steps.add(files_as_root(name, &wanted, site.lines)));
+                Ok(state)
+            }
+            Outside::Image(image) => {
+                let facts = self.image(image, &wanted, site)?;
+                let platform = self.platform_of(facts, asked, image);
+                let tip = self.image_step(image, facts, &wanted, &platform, names, site.lines);
+                if image.context.is_none() && !facts.is_empty() {
+                    let mut linter = Linter::new(self.file, self.options, None, &mut self.lints);
+                    lint::base_platform(&mut linter, &image.written, &platform, &facts.config, site.lines);
+                }
+                Ok(State {
+                    config: config::inherited(&facts.config),
+                    base_history: facts.config.history.clone(),
+                    base_layers: facts.config.rootfs.diff_ids.len(),
+                    tip,
+                    ..empty(&platform)
+                })
+            }
+        }
+    }
+
+    /// What a stage on an image runs on: what was asked for; else the image's own platform if this machine runs it.
+    fn platform_of(&self, facts: &ImageFacts, asked: Option<&Platform>, image: &ImageName) -> Platform {
+        let target = self.target();
+        let config = &facts.config;
+        if let Some(asked) = asked {
+            return asked.clone();
+        }
+        let same = target.os == config.os && target.architecture == config.architecture;
+        if self.options.target_platform.is_some() || image.context.is_some() || same {
+            return target.clone();
+        }
+        let mut runnable = self.options.build_platforms.iter();
+        let own = runnable.find(|p| p.os == config.os && p.architecture == config.architecture);
+        own.unwrap_or(target).clone()
+    }
+
+    /// The step of an image's layers; none when it has none.
+    fn image_step(
+        &mut self,
+        image: &ImageName,
+        facts: &ImageFacts,
+        wanted: &Platform,
+        platform: &Platform,
+        names: Option<Names>,
+        lines: Lines,
+    ) -> Option<StepId> {
+        if facts.is_empty() {
+            return None;
+        }
+        let digest = facts.digest.as_ref().filter(|_| !image.reference.contains('@'));
+        let full = digest.map_or(image.reference.clone(), |digest| format!("{}@{digest}", image.reference));
+        let name = match (&image.context, names) {
+            (Some(context), _) => format!("[context {context}] {}", image.written),
+            (None, Some(mut names)) => names.next(&format!("FROM {full}"), false, &Env::default()),
+            (None, None) => format!("FROM {full}"),
+        };
+        Some(self.steps.add(Step {
+            op: Op::Image(BaseImage {
+                reference: image.reference.clone(),
+                platform: wanted.to_string(),
+                handle: facts.handle.clone(),
+                diff_ids: facts.config.rootfs.diff_ids.clone(),
+            }),
+            parent: None,
+            name,
+            lines,
+            stage: String::new(),
+            no_cache: false,
+            platform: platform.to_string(),
+        }))
+    }
+
+    /// The tree an instruction reads, as steps see it. `verb` words the fault of a stage that comes later.
+    pub(crate) fn tree(
+        &mut self,
+        tree: &Tree,
+        site: &Site,
+        later: impl FnOnce() -> String,
+    ) -> Result<From, Diagnostic> {
+        match tree {
+            Tree::Main => Ok(From::Context(MAIN_CONTEXT.to_owned())),
+            Tree::Stage(index) => match &self.states[*index] {
+                Some(state) => Ok(state.tip.map_or(From::Scratch, From::Step)),
+                None => Err(site.fault("later-stage", later())),
+            },
+            Tree::Outside(Outside::Empty) => Ok(From::Scratch),
+            Tree::Outside(Outside::Files(name)) => Ok(From::Context(name.clone())),
+            Tree::Outside(Outside::Image(image)) => {
+                let wanted = self.target().clone();
+                let facts = self.image(image, &wanted, site)?;
+                let platform = self.platform_of(facts, None, image);
+                let step = self.image_step(image, facts, &wanted, &platform, None, site.lines);
+                Ok(step.map_or(From::Scratch, From::Step))
+            }
+        }
+    }
+}
+
+/// The numbered steps a stage's instructions make.
+fn count(stage: &ast::Stage, triggers: &[Trigger]) -> usize {
+    let all = triggers.iter().map(|trigger| &trigger.instruction).chain(&stage.instructions);
+    all.filter(|instruction| match instruction.kind {
+        InstructionKind::Run(_) | InstructionKind::Copy(_) | InstructionKind::Add(_) | InstructionKind::Workdir(_) => {
+            true
+        }
+        InstructionKind::Env(_)
+        | InstructionKind::Label(_)
+        | InstructionKind::Arg(_)
+        | InstructionKind::User(_)
+        | InstructionKind::Cmd(_)
+        | InstructionKind::Entrypoint(_)
+        | InstructionKind::Expose(_)
+        | InstructionKind::Volume(_)
+        | InstructionKind::Stopsignal(_)
+        | InstructionKind::Healthcheck(_)
+        | InstructionKind::Shell(_)
+        | InstructionKind::Maintainer(_)
+        | InstructionKind::Onbuild(_) => false,
+    })
+    .count()
+}
+
+/// A named context of files used as a base: its files are copied into an empty root.
+fn files_as_root(name: &str, platform: &Platform, lines: Lines) -> Step {
+    Step {
+        op: Op::Copy(Copy {
+            sources: vec![CopySource::Path {
+                from: From::Context(name.to_owned()),
+                path: "/".to_owned(),
+                unpack: false,
+            }],
+            destination: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            add: false,
+            labels: vec!["/".to_owned()],
+        }),
+        parent: None,
+        name: format!("[context {name}] load from client"),
+        lines,
+        stage: String::new(),
+        no_cache: false,
+        platform: platform.to_string(),
+    }
+}
+
+impl StageFold<'_, '_> {
+    /// Takes over what the base's config says about processes.
+    fn start(&mut self) {
+        let state = &mut self.state;
+        state.config.config.on_build = None;
+        config::ensure_path(&mut state.config);
+        for (name, value) in config::env(&state.config) {
+            state.env.set(name, value, Origin::Env);
+        }
+        let workdir = &mut state.config.config.working_dir;
+        if !workdir.is_empty() && !workdir.starts_with('/') {
+            *workdir = paths::absolute("/", workdir);
+        }
+    }
+
+    fn instruction(&mut self, here: &Here<'_>, reads: &[Tree]) -> Result<(), Diagnostic> {
+        let text = match &here.instruction.kind {
+            InstructionKind::Run(run) => return self.run(here, run, reads),
+            InstructionKind::Copy(copy) => return self.copy(here, copy, reads, false),
+            InstructionKind::Add(copy) => return self.copy(here, copy, reads, true),
+            InstructionKind::Workdir(path) => return self.workdir(here, path),
+            InstructionKind::Arg(declarations) => self.arg(here, declarations)?,
+            InstructionKind::Env(pairs) => {
+                let pairs = self.expand_pairs(here, pairs)?;
+                for (name, value) in &pairs {
+                    self.state.env.set(name, value, Origin::Env);
+                }
+                config::envs(&mut self.state.config, &pairs)
+            }
+            InstructionKind::Label(pairs) => {
+                let pairs = self.expand_pairs(here, pairs)?;
+                config::labels(&mut self.state.config, &pairs)
+            }
+            InstructionKind::User(user) => {
+                let user = self.expand(here, user)?;
+                config::user(&mut self.state.config, &user)
+            }
+            InstructionKind::Cmd(command) => {
+                self.lint_shell_form(here, command);
+                self.cmd_set = true;
+                config::cmd(&mut self.state.config, command)
+            }
+            InstructionKind::Entrypoint(command) => {
+                self.lint_shell_form(here, command);
+                config::entrypoint(&mut self.state.config, command, self.cmd_set)
+            }
+            InstructionKind::Expose(words) => self.expose(here, words)?,
+            InstructionKind::Volume(words) => {
+                let paths = self.expand_all(here, words)?;
+                config::volume(&mut self.state.config, &paths).map_err(|text| here.site.fault("bad-volume", text))?
+            }
+            InstructionKind::Stopsignal(signal) => {
+                let name = self.expand(here, signal)?;
+                let text = config::stop_signal(&mut self.state.config, &name);
+                text.map_err(|text| here.at(signal).fault("bad-signal", text))?
+            }
+            InstructionKind::Healthcheck(check) => config::healthcheck(&mut self.state.config, check),
+            InstructionKind::Shell(words) => config::shell(&mut self.state.config, words),
+            InstructionKind::Maintainer(name) => config::maintainer(&mut self.state.config, name),
+            InstructionKind::Onbuild(trigger) => {
+                config::onbuild(&mut self.state.config, trigger);
+                return Ok(());
+            }
+        };
+        self.remember(text, None);
+        Ok(())
+    }
+
+    /// Adds a history entry.
+    pub(crate) fn remember(&mut self, created_by: String, step: Option<StepId>) {
+        self.state.history.push(HistoryDraft { created_by, step });
+    }
+
+    /// Adds a step on top of the tip.
+    pub(crate) fn push(&mut self, here: &Here<'_>, op: Op, name: String) -> StepId {
+        let stage = self.fold.stages.list[self.index].ast.name.clone();
+        let step = self.fold.steps.add(Step {
+            op,
+            parent: self.state.tip,
+            name,
+            lines: here.site.lines,
+            stage: stage.unwrap_or_else(|| self.index.to_string()),
+            no_cache: self.no_cache,
+            platform: self.state.platform.to_string(),
+        });
+        self.state.tip = Some(step);
+        step
+    }
+
+    pub(crate) fn escape(&self) -> char {
+        self.fold.file.directives.escape
+    }
+
+    pub(crate) fn linter(&mut self, here: &Here<'_>) -> Linter<'_> {
+        let fold = &mut *self.fold;
+        Linter::new(fold.file, fold.options, here.instruction.check.as_ref(), &mut fold.lints)
+    }
+
+    /// Expands a word of the instruction at hand.
+    pub(crate) fn expand(&mut self, here: &Here<'_>, word: &Word) -> Result<String, Diagnostic> {
+        let expanded = scope::expand(&word.text, self.escape(), &self.state.env);
+        let expanded = expanded.map_err(|text| here.at(word).fault("expansion", text))?;
+        self.lint_undefined(here, &expanded);
+        Ok(expanded.text)
+    }
+
+    pub(crate) fn lint_undefined(&mut self, here: &Here<'_>, expanded: &Expanded) {
+        if expanded.unmatched.is_empty() {
+            return;
+        }
+        let (env, declared) = (self.state.env.clone(), self.state.declared.clone());
+        let lines = here.site.lines;
+        lint::undefined_variables(&mut self.linter(here), &env, &declared, expanded, lines);
+    }
+
+    fn expand_all(&mut self, here: &Here<'_>, words: &[Word]) -> Result<Vec<String>, Diagnostic> {
+        words.iter().map(|word| self.expand(here, word)).collect()
+    }
+
+    /// All pairs see the variables as they were before the line.
+    fn expand_pairs(&mut self, here: &Here<'_>, pairs: &[KeyValue]) -> Result<Vec<(String, String)>, Diagnostic> {
+        pairs.iter().map(|pair| Ok((self.expand(here, &pair.key)?, self.expand(here, &pair.value)?))).collect()
+    }
+
+    fn lint_shell_form(&mut self, here: &Here<'_>, command: &ast::CommandLine) {
+        match command {
+            ast::CommandLine::Exec(_) => {}
+            ast::CommandLine::Shell(_) => {
+                let config = self.state.config.clone();
+                let (keyword, lines) = (&here.instruction.keyword, here.site.lines);
+                lint::shell_form(&mut self.linter(here), &config, keyword, lines);
+            }
+        }
+    }
+
+    /// ARG: a build-arg wins, then the default, then the global ARG's value. Each pair sees the ones before it.
+    fn arg(&mut self, here: &Here<'_>, declarations: &[ast::ArgDeclaration]) -> Result<String, Diagnostic> {
+        let mut text = "ARG".to_owned();
+        for declaration in declarations {
+            let name = &declaration.key.text;
+            let value = match (self.fold.options.build_arg(name), &declaration.default) {
+                (Some(given), _) => Some(given.to_owned()),
+                (None, Some(default)) => Some(self.expand(here, default)?),
+                (None, None) => self.fold.globals.env.get(name).map(str::to_owned),
+            };
+            text += &format!(" {name}");
+            if let Some(value) = &value {
+                text += &format!("={value}");
+                if !NOT_IN_ENV.contains(&name.as_str()) {
+                    self.state.env.set(name, value, Origin::Arg);
+                }
+            }
+            self.state.declared.push((name.clone(), value));
+        }
+        Ok(text)
+    }
+
+    fn expose(&mut self, here: &Here<'_>, words: &[Word]) -> Result<String, Diagnostic> {
+        let mut words: Vec<&Word> = words.iter().collect();
+        words.sort_by(|a, b| a.text.cmp(&b.text));
+        let mut names = Vec::new();
+        for word in words {
+            let site = here.at(word);
+            let split = scope::expand_split(&word.text, self.escape(), &self.state.env);
+            for text in split.map_err(|text| site.fault("expansion", text))? {
+                let ports = expose::parse(&text).map_err(|text| site.fault("bad-port", text))?;
+                let lines = here.site.lines;
+                let mut linter = self.linter(here);
+                if ports.odd_case {
+                    let message = format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
+                    linter.report("ExposeProtoCasing", lines, message);
+                }
+                if ports.maps_host {
+                    let message = format!(
+                        "EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'"
+                    );
+                    linter.report("ExposeInvalidFormat", lines, message);
+                }
+                names.extend(ports.names);
+            }
+        }
+        Ok(config::expose(&mut self.state.config, &names))
+    }
+
+    fn workdir(&mut self, here: &Here<'_>, path: &Word) -> Result<(), Diagnostic> {
+        let path = self.expand(here, path)?;
+        if !self.state.workdir_seen {
+            let lines = here.site.lines;
+            lint::relative_workdir(&mut self.linter(here), &path, lines);
+            self.state.workdir_seen = true;
+        }
+        let path = paths::workdir(&self.state.config.config.working_dir, &path);
+        self.state.config.config.working_dir.clone_from(&path);
+        let step = if path == "/" {
+            None
+        } else {
+            let text = name::of_files(&here.instruction.original, self.escape(), &self.state.env);
+            let name = self.names.next(&text, here.triggered, &self.state.env);
+            let user = self.state.config.config.user.clone();
+            let op = Op::Workdir(Workdir { path: paths::clean(&path), user, mtime: self.fold.epoch });
+            Some(self.push(here, op, name))
+        };
+        self.remember(format!("WORKDIR {path}"), step);
+        Ok(())
+    }
+
+    /// The current directory, absolute and cleaned.
+    pub(crate) fn current_dir(&self) -> String {
+        paths::clean(&self.state.config.config.working_dir)
+    }
+}

@@ -26,6 +26,8 @@ pub struct StepReport {
     pub reason: Option<MissReason>,
     /// How long it took, in milliseconds.
     pub millis: u64,
+    /// When its layer was made, in seconds since 1970.
+    pub created: u64,
 }
 
 /// All that was done, and the first failure if there was one.
@@ -39,7 +41,7 @@ pub struct Finished {
 
 /// Does all steps of `plan`.
 pub fn drive(engine: &Engine<'_>, plan: &Plan) -> Finished {
-    let mut schedule = Schedule::new(&plan.steps, |id| super::earlier::expected_millis(engine, plan, id));
+    let mut schedule = Schedule::new(&plan.steps, |id| super::earlier::expected(engine, plan, id));
     let mut finished = Finished::default();
     let (report, reports) = mpsc::channel();
     std::thread::scope(|scope| {

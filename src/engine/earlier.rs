@@ -3,6 +3,8 @@
 //! Each step has two *places*: its ordinal in the stage and its text, both within one project (Dockerfile and context). A place
 //! is a small file listing the last keys seen there. Losing one costs an explanation, never a result.
 
+use std::time::Duration;
+
 use rbuild_cache::Kind;
 use rbuild_cache::digest::{Blake3, KeyHasher, StepKey};
 use serde::{Deserialize, Serialize};
@@ -15,8 +17,8 @@ use crate::plan::graph::{Op, Plan, StepId};
 
 /// Keys kept per place.
 const KEPT: usize = 6;
-/// Milliseconds assumed for a RUN never seen; any file step counts as 1.
-const UNKNOWN_RUN_MILLIS: u64 = 1000;
+/// What a step that makes files itself is assumed to take.
+const FILE_STEP: Duration = Duration::from_millis(1);
 
 /// The last keys seen at a place, newest last.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -83,12 +85,12 @@ pub(super) fn why(job: &Job<'_>, facts: &Facts, key: StepKey) -> MissReason {
 }
 
 /// How long the step took last time.
-pub(super) fn expected_millis(engine: &Engine<'_>, plan: &Plan, id: StepId) -> u64 {
-    let Op::Run(_) = plan.steps[id].op else { return 1 };
-    places(engine, plan, id)
+pub(super) fn expected(engine: &Engine<'_>, plan: &Plan, id: StepId) -> Option<Duration> {
+    let Op::Run(_) = plan.steps[id].op else { return Some(FILE_STEP) };
+    let record = places(engine, plan, id)
         .iter()
-        .find_map(|place| keys_at(engine, place).0.last().and_then(|k| record(engine, *k)))
-        .map_or(UNKNOWN_RUN_MILLIS, |r| r.millis.max(1))
+        .find_map(|place| keys_at(engine, place).0.last().and_then(|k| record(engine, *k)))?;
+    Some(Duration::from_millis(record.millis))
 }
 
 fn listing_name(value: &str) -> String {

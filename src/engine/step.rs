@@ -58,7 +58,7 @@ pub(super) fn perform(
             vertex.start();
             vertex.finish(Outcome::Done);
         }
-        let report = StepReport { stack, layer: None, cached: true, reason: None, millis: 0 };
+        let report = StepReport { stack, layer: None, cached: true, reason: None, millis: 0, created: 0 };
         return (None, Ok(report));
     }
     let parent = step.parent.and_then(|p| inputs.get(&p)).map(|r| r.stack.clone()).unwrap_or_default();
@@ -72,12 +72,13 @@ pub(super) fn perform(
         Op::Workdir(op) => job.memoized(&workdir::WorkdirWork(op)),
     };
     let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let outcome = outcome.map(|(layer, reason)| StepReport {
+    let outcome = outcome.map(|Memoized { layer, created, reason }| StepReport {
         stack: job.parent.with(layer),
         layer: Some(layer),
         cached: reason.is_none(),
         reason,
         millis,
+        created,
     });
     vertex.finish(match &outcome {
         Ok(report) if report.cached => Outcome::Cached,
@@ -88,9 +89,23 @@ pub(super) fn perform(
     (Some(vertex), outcome)
 }
 
+/// A step's result and where it came from.
+struct Memoized {
+    layer: StepLayer,
+    created: u64,
+    /// Why it was worked; `None` if an earlier result was taken.
+    reason: Option<MissReason>,
+}
+
+impl Memoized {
+    fn taken(record: &StepRecord) -> Self {
+        Self { layer: record.layer, created: record.created, reason: None }
+    }
+}
+
 impl Job<'_> {
     /// The earlier result, or the work; with the reason when it was worked.
-    fn memoized<W: Work>(&self, work: &W) -> Result<(StepLayer, Option<MissReason>), StepError> {
+    fn memoized<W: Work>(&self, work: &W) -> Result<Memoized, StepError> {
         self.engine.cancel.check()?;
         let cheap = work.cheap(self)?.map(|facts| facts.input_key().to_string());
         if let Some(alias) = &cheap
@@ -98,16 +113,16 @@ impl Job<'_> {
             && let Some(key) = self.alias(alias)
             && let Some(record) = self.hit(key)
         {
-            return Ok((record.layer, None));
+            return Ok(Memoized::taken(&record));
         }
         let (facts, prepared) = work.exact(self)?;
         let key = facts.step_key();
-        if let Some(layer) = self.taken(key, cheap.as_deref())? {
-            return Ok((layer, None));
+        if let Some(record) = self.taken(key, cheap.as_deref())? {
+            return Ok(Memoized::taken(&record));
         }
         let _lock = self.lock(key)?;
-        if let Some(layer) = self.taken(key, cheap.as_deref())? {
-            return Ok((layer, None));
+        if let Some(record) = self.taken(key, cheap.as_deref())? {
+            return Ok(Memoized::taken(&record));
         }
         let reason = earlier::why(self, &facts, key);
         self.vertex.start();
@@ -115,18 +130,18 @@ impl Job<'_> {
             self.vertex.log(Stream::Stderr, format!("rebuilt: {reason}\n").as_bytes());
         }
         let begun = Instant::now();
-        let mut layer = work.make(self, prepared)?;
+        let (mut layer, mut created) = (work.make(self, prepared)?, self.engine.options.now);
         if let Some(older) = self.hit(key)
             && older.layer.tree == layer.tree
         {
             // Early cut-off: the same files as before, so the older layer stays and with it times and digests.
-            layer = older.layer;
+            (layer, created) = (older.layer, older.created);
         }
         let record = StepRecord {
             layer,
             step: earlier::plain_name(&self.step.name).to_owned(),
             facts,
-            created: self.engine.options.now,
+            created,
             millis: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             flattened: self.engine.options.flattened,
         };
@@ -136,11 +151,11 @@ impl Job<'_> {
             self.put(Kind::Alias, alias, key.to_string().as_bytes())?;
         }
         earlier::remember(self, key)?;
-        Ok((layer, Some(reason)))
+        Ok(Memoized { layer, created, reason: Some(reason) })
     }
 
     /// The recorded layer under `key`, with the alias pointing at it from now on.
-    fn taken(&self, key: StepKey, alias: Option<&str>) -> Result<Option<StepLayer>, StepError> {
+    fn taken(&self, key: StepKey, alias: Option<&str>) -> Result<Option<StepRecord>, StepError> {
         if self.step.no_cache {
             return Ok(None);
         }
@@ -149,7 +164,7 @@ impl Job<'_> {
             self.put(Kind::Alias, alias, key.to_string().as_bytes())?;
         }
         earlier::remember(self, key)?;
-        Ok(Some(record.layer))
+        Ok(Some(record))
     }
 
     /// The record under `key` if its layer can still be had. A damaged record counts as none.

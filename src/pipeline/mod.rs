@@ -1,0 +1,235 @@
+//! `build()`: the straight path from a Dockerfile to an image in the store, and the two loops on it.
+//!
+//! Knows the order of the stations, not their work, and words nothing: `cli` prints what comes back. Going on from the image
+//! (push, archives, files) is `export`'s.
+
+mod bases;
+mod error;
+mod resolve;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use rbuild_cache::{Kind, Store};
+use serde::{Deserialize, Serialize};
+
+pub use error::BuildError;
+pub use resolve::resolve_plan;
+
+use crate::cancel::Cancel;
+use crate::catalog::{Image, ImageLayer, Policy, Puller};
+use crate::dockerfile;
+use crate::dockerfile::ast::{Dockerfile, Lint};
+use crate::engine::explain::MissReason;
+use crate::engine::slots::Slots;
+use crate::engine::stack::{Stack, StackLayer};
+use crate::engine::{self, Engine, Finished, Options};
+use crate::event::{Outcome, Progress};
+use crate::exec::Executor;
+use crate::fetch::Fetcher;
+use crate::image;
+use crate::layers::Layers;
+use crate::plan::PlanOptions;
+use crate::plan::graph::{From, Op, Plan, StepId};
+use crate::snapshot::Snapshots;
+use crate::source::Source;
+use crate::transfer::Tree;
+
+/// What a build works with; the same for all builds of a process.
+#[derive(Debug)]
+pub struct World<'a> {
+    /// Records, locks, temporary directories.
+    pub store: &'a Store,
+    /// Layers in their forms.
+    pub layers: &'a Layers,
+    /// Finds and fetches images.
+    pub puller: &'a Puller,
+    /// Downloads of ADD.
+    pub fetcher: &'a Fetcher,
+    /// Runs processes.
+    pub executor: &'a dyn Executor,
+    /// Makes roots.
+    pub snapshots: &'a dyn Snapshots,
+    /// For waiting on the network.
+    pub runtime: &'a tokio::runtime::Handle,
+    /// Where progress goes.
+    pub progress: &'a Progress,
+    /// Stops everything.
+    pub cancel: &'a Cancel,
+}
+
+/// What to build, as decided.
+pub struct Spec<'a> {
+    /// The Dockerfile.
+    pub source: Arc<Source>,
+    /// What the plan depends on.
+    pub plan: &'a PlanOptions,
+    /// Local contexts by name; `context` is the main one.
+    pub contexts: &'a BTreeMap<String, Arc<dyn Tree + Send + Sync>>,
+    /// When to ask registries.
+    pub pull: Policy,
+    /// Secrets by id.
+    pub secrets: &'a BTreeMap<String, Vec<u8>>,
+    /// ssh agent sockets by id.
+    pub agents: &'a BTreeMap<String, PathBuf>,
+    /// How steps are done.
+    pub options: &'a Options,
+}
+
+impl std::fmt::Debug for Spec<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spec").field("plan", &self.plan).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// An image that was built.
+#[derive(Debug)]
+pub struct Built {
+    /// Its record; not in the catalog yet.
+    pub image: Image,
+    /// Findings about the Dockerfile, in order.
+    pub lints: Vec<Lint>,
+    /// `SOURCE_DATE_EPOCH` in seconds, if it was given.
+    pub epoch: Option<i64>,
+    /// What happened to each step, in the order of the plan.
+    pub steps: Vec<StepSummary>,
+}
+
+/// What happened to a step, for `explain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepSummary {
+    /// Its shown name.
+    pub name: String,
+    /// An earlier result was taken.
+    pub cached: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<MissReason>,
+    /// How long it took.
+    pub millis: u64,
+    /// The step failed or was not reached.
+    #[serde(default)]
+    pub unfinished: bool,
+}
+
+/// Name of the record of the last build's steps.
+const LAST_BUILD: &str = "last-build";
+
+/// Builds an image.
+pub fn build(world: &World<'_>, spec: &Spec<'_>) -> Result<Built, BuildError> {
+    let file = load(world, spec)?;
+    let (plan, lints, images) = resolve_plan(world, spec, &file)?;
+    show_contexts(world, &plan);
+    let bases = bases::Bases { world, images: &images };
+    let slots = Slots::new(spec.options.jobs);
+    let engine = Engine {
+        store: world.store,
+        layers: world.layers,
+        executor: world.executor,
+        snapshots: world.snapshots,
+        contexts: spec.contexts,
+        bases: &bases,
+        fetcher: world.fetcher,
+        secrets: spec.secrets,
+        agents: spec.agents,
+        options: spec.options,
+        progress: world.progress,
+        cancel: world.cancel,
+        slots: &slots,
+        fetched: Mutex::default(),
+    };
+    let mut finished = engine::drive(&engine, &plan);
+    let steps = summaries(&plan, &finished);
+    note_last_build(world, &steps)?;
+    if let Some((id, vertex, error)) = finished.failure.take() {
+        let lines = plan.steps[id].lines;
+        if let Some(vertex) = vertex {
+            vertex.excerpt(crate::diagnostic::excerpt(&file.source, lines));
+        }
+        return Err(BuildError::Step { source: file.source.clone(), lines, error, lints });
+    }
+    world.cancel.check()?;
+    let image = assemble(&plan, &finished, &images)?;
+    Ok(Built { image, lints, epoch: plan.epoch, steps })
+}
+
+/// Parses the Dockerfile, shown as the internal steps BuildKit has for it.
+fn load(world: &World<'_>, spec: &Spec<'_>) -> Result<Dockerfile, BuildError> {
+    let vertex = world.progress.vertex(format!("[internal] load build definition from {}", spec.source.name), &[]);
+    vertex.start();
+    vertex.status("transferring dockerfile:", spec.source.text.len() as u64, 0, true);
+    let parsed = dockerfile::parse(spec.source.clone());
+    vertex.finish(Outcome::Done);
+    parsed.map_err(BuildError::Dockerfile)
+}
+
+/// BuildKit sends contexts; we read them in place, and show the line its users look for.
+fn show_contexts(world: &World<'_>, plan: &Plan) {
+    let mut names: Vec<&str> = plan
+        .steps
+        .node_weights()
+        .flat_map(|step| step.op.sources())
+        .filter_map(|from| match from {
+            From::Context(name) => Some(name.as_str()),
+            From::Step(_) | From::Scratch => None,
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names {
+        let shown = if name == "context" { "[internal] load build context".to_owned() } else { format!("[context {name}] load from client") };
+        let vertex = world.progress.vertex(shown, &[]);
+        vertex.start();
+        vertex.finish(Outcome::Done);
+    }
+}
+
+fn summaries(plan: &Plan, finished: &Finished) -> Vec<StepSummary> {
+    let of = |id: StepId| {
+        let name = plan.steps[id].name.clone();
+        match finished.steps.get(&id) {
+            Some(report) => {
+                let (cached, reason, millis) = (report.cached, report.reason.clone(), report.millis);
+                StepSummary { name, cached, reason, millis, unfinished: false }
+            }
+            None => StepSummary { name, cached: false, reason: None, millis: 0, unfinished: true },
+        }
+    };
+    plan.steps.node_indices().filter(|id| !matches!(plan.steps[*id].op, Op::Image(_))).map(of).collect()
+}
+
+fn note_last_build(world: &World<'_>, steps: &[StepSummary]) -> Result<(), BuildError> {
+    let bytes = serde_json::to_vec(steps).expect("plain data serialises");
+    world.store.put(Kind::History, LAST_BUILD, &bytes).map_err(|e| BuildError::world("write the build's history", &e))
+}
+
+/// What happened in the last build on this store; `None` if there was none.
+pub fn last_build(store: &Store) -> Result<Option<Vec<StepSummary>>, rbuild_cache::StoreError> {
+    Ok(store.get(Kind::History, LAST_BUILD)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// The image's record: its config's bytes and its layers, base layers as they came.
+fn assemble(plan: &Plan, finished: &Finished, images: &BTreeMap<String, Image>) -> Result<Image, BuildError> {
+    let stack = plan.target.and_then(|id| finished.steps.get(&id)).map_or_else(Stack::default, |r| r.stack.clone());
+    let diff_ids: Vec<_> = stack.layers().iter().map(StackLayer::diff_id).collect();
+    let created = |id: StepId| {
+        let report = finished.steps.get(&id)?;
+        Timestamp::from_second(i64::try_from(report.created).ok()?).ok()
+    };
+    let built = image::Built { diff_ids: &diff_ids, created: &created, epoch: plan.epoch };
+    let config = image::assemble(&plan.image, &built).map_err(|e| BuildError::world("assemble the image", &e))?;
+    let config = String::from_utf8(config).map_err(|e| BuildError::world("assemble the image", &e))?;
+    let layers = stack
+        .layers()
+        .iter()
+        .map(|layer| match layer {
+            StackLayer::Base { base, index } => images[&base.handle].layers[*index].clone(),
+            StackLayer::Built(layer) => {
+                ImageLayer { diff_id: layer.diff_id, layer: layer.id, descriptor: None, from: Vec::new() }
+            }
+        })
+        .collect();
+    Ok(Image { config, layers, manifest: None })
+}

@@ -96,6 +96,11 @@ pub(crate) fn live(root: &Path) -> Result<Vec<LiveLease>> {
     Ok(found)
 }
 
+/// When the oldest live lease began.
+pub(crate) fn oldest(root: &Path) -> Result<Option<Moment>> {
+    Ok(live(root)?.iter().map(|lease| lease.start).min())
+}
+
 /// When lease `id` began, if it is live.
 pub(crate) fn alive(root: &Path, id: &str) -> Result<Option<Moment>> {
     let path = root.join("leases").join(id);

@@ -20,6 +20,7 @@ mod object;
 mod removal;
 mod store;
 mod temp;
+mod total;
 mod tree;
 mod usage;
 

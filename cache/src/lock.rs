@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{At as _, Result, StoreError};
-use crate::store::Store;
+use crate::store::{Inner, Store};
 
 /// First and longest pause between two tries for a lock.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -113,12 +113,12 @@ impl Store {
 
     /// Takes a lock if it is free.
     pub fn try_lock(&self, kind: LockKind, key: &[u8]) -> Result<Option<LockGuard>> {
-        self.attempt(kind, key, Share::Exclusive)
+        self.inner.attempt(kind, key, Share::Exclusive)
     }
 
     /// Takes a lock beside other shared holders if nobody holds it exclusively.
     pub fn try_lock_shared(&self, kind: LockKind, key: &[u8]) -> Result<Option<LockGuard>> {
-        self.attempt(kind, key, Share::Shared)
+        self.inner.attempt(kind, key, Share::Shared)
     }
 
     /// The pid of the process that last took this lock, when it left its mark.
@@ -126,14 +126,6 @@ impl Store {
         let path = self.inner.root.join("locks").join(kind.file());
         let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         holder(file.as_fd(), offset(key))
-    }
-
-    fn attempt(&self, kind: LockKind, key: &[u8], share: Share) -> Result<Option<LockGuard>> {
-        let path = self.inner.root.join("locks").join(kind.file());
-        let file = open_lock_file(&self.inner.root, &path)?;
-        let at = offset(key);
-        let taken = ofd::try_lock(file.as_fd(), at, 1, share).at("lock", &path)?;
-        Ok(taken.then(|| held(file, at)))
     }
 
     fn wait(
@@ -164,6 +156,17 @@ impl Store {
             std::thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+}
+
+impl Inner {
+    /// Takes a lock if it is free.
+    pub(crate) fn attempt(&self, kind: LockKind, key: &[u8], share: Share) -> Result<Option<LockGuard>> {
+        let path = self.root.join("locks").join(kind.file());
+        let file = open_lock_file(&self.root, &path)?;
+        let at = offset(key);
+        let taken = ofd::try_lock(file.as_fd(), at, 1, share).at("lock", &path)?;
+        Ok(taken.then(|| held(file, at)))
     }
 }
 

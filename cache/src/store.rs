@@ -66,8 +66,8 @@ pub(crate) struct Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.settle();
         self.temp.clear();
-        self.ledger.end();
         self.lease.end();
     }
 }
@@ -113,7 +113,9 @@ impl Store {
         if moved.is_err() {
             let _swept_later_otherwise = rustix::fs::unlink(&temp);
         }
-        self.inner.ledger.wrote(sealed.len() as u64);
+        if moved.is_ok() {
+            self.inner.ledger.wrote(sealed.len() as u64);
+        }
         moved
     }
 

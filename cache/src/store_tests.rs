@@ -357,6 +357,70 @@ fn the_ceiling_evicts_the_oldest_and_then_refuses() {
 }
 
 #[test]
+fn a_total_is_remembered_until_it_may_be_wrong() {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { max_bytes: Some(100 << 20), ..StoreOptions::default() };
+    let total = root.path().join("total-v1");
+    let begin = || {
+        let store = Store::open(root.path(), options.clone()).unwrap();
+        drop(store.reserve(1).unwrap());
+        assert!(total.exists(), "scanned, or remembered");
+        store
+    };
+    let remembered = || {
+        let text = fs_err::read_to_string(&total).unwrap();
+        let (_, payload) = text.split_once('\n').unwrap();
+        payload.split_once(' ').unwrap().0.parse::<u64>().unwrap()
+    };
+    drop(begin());
+    assert_eq!(remembered(), 0);
+    let store = begin();
+    store.put_blob(&vec![1; 50_000]).unwrap();
+    store.put(Kind::Record, "r", b"").unwrap();
+    drop(store);
+    assert_eq!(remembered(), 53_248 + 4096);
+
+    let store = begin();
+    publish(&store, layer(1), "of a size nobody told");
+    drop(store);
+    assert!(!total.exists());
+
+    let store = begin();
+    store.put_blob(&vec![2; 50_000]).unwrap();
+    std::mem::forget(store.clone()); // dies without settling
+    let id = store.inner.lease.id.clone();
+    let left = root.path().join("ledger").join("00000000000000000000000000000000.1.1");
+    fs_err::copy(root.path().join("ledger").join(id), &left).unwrap();
+    assert!(store.inner.ledgers().unwrap().lost);
+    open(root.path()).sweep().unwrap();
+    assert!(!left.exists() && !total.exists());
+}
+
+#[test]
+fn the_size_of_a_cache_mount_is_counted_again_after_a_use() {
+    let root = tempfile::tempdir().unwrap();
+    let key = Blake3::of(b"mount");
+    let write = |name: &str| {
+        let store = open(root.path());
+        fs_err::write(store.cache_mount(&key, "mount").unwrap().join(name), [1; 10_000]).unwrap();
+    };
+    let bytes = || {
+        tick(root.path());
+        let bytes = open(root.path()).cache_mounts().unwrap()[0].bytes;
+        tick(root.path());
+        bytes
+    };
+    write("a");
+    let first = bytes();
+    let size = root.path().join(Object::CacheMount(key).path()).join("size");
+    assert_eq!(fs_err::read_to_string(&size).unwrap(), first.to_string());
+    write("b");
+    assert!(bytes() > first + 8192);
+    fs_err::write(&size, "7").unwrap();
+    assert_eq!(bytes(), 7, "believed while nobody used the mount");
+}
+
+#[test]
 fn cache_mounts_last_until_removed() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path());

@@ -123,6 +123,9 @@ impl Store {
             }
         }
         report.removed = rubble.len();
+        if rubble.iter().any(|path| path.starts_with(root.join("ledger"))) {
+            self.inner.forget_total();
+        }
         if !rubble.is_empty() {
             report.failed = removal::remove_all(rubble, self.inner.temp.directory()?);
         }

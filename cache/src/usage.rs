@@ -8,10 +8,10 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::digest::{BlobDigest, LayerId};
 use crate::error::Result;
-use crate::lease::Moment;
-use crate::object::{BLOBS, Kind, MOUNTS, Object, STAMP, TREES};
-use crate::store::{Store, list_names, read};
-use crate::{mount, name, tree};
+use crate::lease::{self, Moment};
+use crate::object::{BLOBS, Kind, MOUNTS, Object, SIZE, STAMP, TREES};
+use crate::store::{Inner, Store, list_names, read};
+use crate::{name, tree};
 
 /// A number of objects and their bytes on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,6 +139,7 @@ impl Store {
         object: impl Fn(&str) -> Option<Object>,
     ) -> Result<()> {
         let directory = self.inner.root.join(directory);
+        let oldest = lease::oldest(&self.inner.root)?;
         for prefix in list_names(&directory)? {
             for rest in list_names(&directory.join(&prefix))? {
                 let Some(object) = object(&format!("{prefix}{rest}")) else { continue };
@@ -147,7 +148,7 @@ impl Store {
                 let used = rustix::fs::lstat(path.join(STAMP)).map_or(Moment(0, 0), |stat| Moment::of(&stat));
                 let bytes = match &object {
                     Object::Tree { .. } => self.tree_bytes(&path)?,
-                    Object::CacheMount(_) => bytes_below(&path.join(mount::DATA)),
+                    Object::CacheMount(_) => self.mount_bytes(&path, used, oldest)?,
                     Object::Blob(_) | Object::Small(..) => bytes_below(&path),
                 };
                 found.push(Found { object, used, bytes });
@@ -158,18 +159,25 @@ impl Store {
 
     /// The size of a tree: as it was written down, or by walking it once and writing it down.
     fn tree_bytes(&self, path: &Path) -> Result<u64> {
-        let size = path.join(tree::SIZE);
+        let size = path.join(SIZE);
         let known = read(&size)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok());
         if let Some(known) = known {
             return Ok(known);
         }
         let bytes = bytes_below(&path.join(tree::ROOT));
-        if let Ok(temp) = self.inner.temp_file(bytes.to_string().as_bytes())
-            && rustix::fs::rename(&temp, &size).is_err()
+        self.inner.write_size(&size, bytes);
+        Ok(bytes)
+    }
+}
+
+impl Inner {
+    /// Writes down how many bytes an object takes. When that fails they are counted again another time.
+    pub(crate) fn write_size(&self, path: &Path, bytes: u64) {
+        if let Ok(temp) = self.temp_file(bytes.to_string().as_bytes())
+            && rustix::fs::rename(&temp, path).is_err()
         {
             let _swept_later_otherwise = rustix::fs::unlink(&temp);
         }
-        Ok(bytes)
     }
 }
 

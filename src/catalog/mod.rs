@@ -7,6 +7,7 @@
 //! ```
 //! Knows layers only by their ids; `pull` makes them come. Nothing here talks to a network or prints.
 
+pub mod pull;
 pub mod record;
 
 use rbuild_cache::{Kind, ObjectRef, Store, StoreError};

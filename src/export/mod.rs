@@ -1,1 +1,3 @@
-//! (skeleton: the owner of this module replaces this header)
+//! A finished image on its way out: the store, archives, files, registries.
+
+pub mod output;

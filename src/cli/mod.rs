@@ -1,1 +1,14 @@
-//! (skeleton: the owner of this module replaces this header)
+//! The command line: words, exit codes, environment. Each command goes from as typed (`args*`) to as decided (`request`).
+
+pub mod args;
+pub mod args_build;
+pub mod args_image;
+pub mod args_run;
+pub mod args_store;
+pub mod env;
+mod fields;
+pub mod request;
+
+/// Where the tests of this module keep whole outputs.
+#[cfg(test)]
+const TESTDATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/cli");

@@ -7,6 +7,7 @@
 //! [`Display`] runs one of the screens: `plain` (a log), `tty` (live rows), `rawjson` (for programs), `quiet` (nothing but
 //! excerpts of what failed). `trace` folds events into vertices, `log` turns output into lines; both are pure.
 
+mod closing;
 mod colors;
 mod columns;
 mod display;
@@ -21,6 +22,7 @@ mod tty;
 mod units;
 mod window;
 
+pub use closing::{CheckWarning, check_report, error_line, failed_to_solve, warnings_summary};
 pub use colors::{Color, Colors};
 pub use display::{Display, DisplayError, Mode, Options, Sink, Size};
 pub use units::{decimal_size, duration_words, short_size};

@@ -49,7 +49,7 @@ fn every_case_parses_as_expected() {
 fn check_rows(case: &str, rows: &str) {
     let ids: Vec<&str> = rows.strip_prefix("rows: ").unwrap_or_default().split(' ').collect();
     let known = |id: &&str| id.len() > 1 && id.starts_with(['D', 'L', 'O', 'P']) && id[1..].bytes().all(|b| b.is_ascii_digit());
-    assert!(ids.iter().all(|id| known(&id)), "{case}: the first line must be `rows: D001 …`, not {rows:?}");
+    assert!(ids.iter().all(known), "{case}: the first line must be `rows: D001 …`, not {rows:?}");
 }
 
 fn show(file: &Dockerfile) -> String {
@@ -73,9 +73,13 @@ fn show(file: &Dockerfile) -> String {
         }
         out.push('\n');
         show_word(&mut out, "  platform", stage.platform.as_ref());
-        stage.comments.iter().for_each(|comment| show_comment(&mut out, "  ", comment));
+        for comment in &stage.comments {
+            show_comment(&mut out, "  ", comment);
+        }
         show_check(&mut out, "  ", stage.check.as_ref());
-        stage.instructions.iter().for_each(|instruction| show_instruction(&mut out, "  ", instruction));
+        for instruction in &stage.instructions {
+            show_instruction(&mut out, "  ", instruction);
+        }
     }
     for lint in lint(file) {
         let _ = writeln!(out, "lint {} {}: {}", span(lint.lines), lint.rule, lint.message);
@@ -112,7 +116,9 @@ fn show_instruction(out: &mut String, indent: &str, instruction: &Instruction) {
         InstructionKind::Arg(declarations) => {
             for arg in declarations {
                 let _ = write!(out, " {:?}", arg.key.text);
-                arg.default.iter().for_each(|default| write!(out, "={:?}", default.text).unwrap());
+                if let Some(default) = &arg.default {
+                    write!(out, "={:?}", default.text).unwrap();
+                }
             }
             out.push('\n');
         }
@@ -120,7 +126,10 @@ fn show_instruction(out: &mut String, indent: &str, instruction: &Instruction) {
             let _ = writeln!(out, " {}", show_command(command));
         }
         InstructionKind::Expose(words) | InstructionKind::Volume(words) => {
-            let _ = writeln!(out, "{}", words.iter().map(|word| format!(" {:?}", word.text)).collect::<String>());
+            for word in words {
+                let _ = write!(out, " {:?}", word.text);
+            }
+            out.push('\n');
         }
         InstructionKind::Healthcheck(Healthcheck::None) => out.push_str(" none\n"),
         InstructionKind::Healthcheck(Healthcheck::Cmd { command, interval, timeout, start_period, start_interval, retries }) => {
@@ -128,25 +137,37 @@ fn show_instruction(out: &mut String, indent: &str, instruction: &Instruction) {
             for (name, duration) in
                 [("interval", interval), ("timeout", timeout), ("start-period", start_period), ("start-interval", start_interval)]
             {
-                duration.iter().for_each(|duration| writeln!(out, "{detail}{name} {duration:?}").unwrap());
+                if let Some(duration) = duration {
+                    writeln!(out, "{detail}{name} {duration:?}").unwrap();
+                }
             }
-            retries.iter().for_each(|retries| writeln!(out, "{detail}retries {retries}").unwrap());
+            if let Some(retries) = retries {
+                writeln!(out, "{detail}retries {retries}").unwrap();
+            }
         }
         InstructionKind::Shell(words) => writeln!(out, " {words:?}").unwrap(),
         InstructionKind::Maintainer(name) => writeln!(out, " {name:?}").unwrap(),
         InstructionKind::Onbuild(text) => show_trigger(out, &detail, text),
     }
-    instruction.comments.iter().for_each(|comment| show_comment(out, &detail, comment));
+    for comment in &instruction.comments {
+        show_comment(out, &detail, comment);
+    }
     show_check(out, &detail, instruction.check.as_ref());
 }
 
 fn show_run(out: &mut String, detail: &str, run: &Run) {
     let _ = writeln!(out, " {}", show_command(&run.command));
-    run.mounts.iter().for_each(|word| show_word(out, &format!("{detail}mount"), Some(word)));
+    for word in &run.mounts {
+        show_word(out, &format!("{detail}mount"), Some(word));
+    }
     show_word(out, &format!("{detail}network"), run.network.as_ref());
     show_word(out, &format!("{detail}security"), run.security.as_ref());
-    run.devices.iter().for_each(|word| show_word(out, &format!("{detail}device"), Some(word)));
-    run.heredocs.iter().for_each(|heredoc| show_heredoc(out, detail, heredoc));
+    for word in &run.devices {
+        show_word(out, &format!("{detail}device"), Some(word));
+    }
+    for heredoc in &run.heredocs {
+        show_heredoc(out, detail, heredoc);
+    }
 }
 
 fn show_copy(out: &mut String, detail: &str, copy: &Copy) {
@@ -168,20 +189,30 @@ fn show_copy(out: &mut String, detail: &str, copy: &Copy) {
         }
     }
     for (name, set) in [("keep-git-dir", copy.keep_git_dir), ("unpack", copy.unpack)] {
-        set.iter().for_each(|set| writeln!(out, "{detail}{name}={set}").unwrap());
+        if let Some(set) = set {
+            writeln!(out, "{detail}{name}={set}").unwrap();
+        }
     }
-    copy.exclude.iter().for_each(|word| show_word(out, &format!("{detail}exclude"), Some(word)));
-    copy.heredocs.iter().for_each(|heredoc| show_heredoc(out, detail, heredoc));
+    for word in &copy.exclude {
+        show_word(out, &format!("{detail}exclude"), Some(word));
+    }
+    for heredoc in &copy.heredocs {
+        show_heredoc(out, detail, heredoc);
+    }
 }
 
 fn show_trigger(out: &mut String, detail: &str, text: &str) {
     let _ = writeln!(out, " {text:?}");
     match parse_trigger(text) {
         Ok(instructions) => {
-            instructions.iter().for_each(|instruction| show_instruction(out, &format!("{detail}when triggered "), instruction));
+            for instruction in &instructions {
+                show_instruction(out, &format!("{detail}when triggered "), instruction);
+            }
         }
         Err(faults) => {
-            faults.iter().for_each(|fault| writeln!(out, "{detail}when triggered: {}", fault.message()).unwrap());
+            for fault in &faults {
+                writeln!(out, "{detail}when triggered: {}", fault.message()).unwrap();
+            }
         }
     }
 }
@@ -207,7 +238,9 @@ fn show_comment(out: &mut String, indent: &str, comment: &str) {
 }
 
 fn show_word(out: &mut String, name: &str, word: Option<&Word>) {
-    word.iter().for_each(|word| writeln!(out, "{name} {:?}", word.text).unwrap());
+    if let Some(word) = word {
+        writeln!(out, "{name} {:?}", word.text).unwrap();
+    }
 }
 
 fn show_check(out: &mut String, indent: &str, check: Option<&Check>) {

@@ -100,10 +100,20 @@ fn show(mount: &Mount) -> String {
     if *size_limit != 0 {
         write!(out, " size={size_limit}").unwrap();
     }
-    sharing.iter().for_each(|sharing| write!(out, " sharing={sharing:?}").unwrap());
-    env.iter().for_each(|env| write!(out, " env={env}").unwrap());
-    mode.iter().for_each(|mode| write!(out, " mode={mode:o}").unwrap());
-    uid.iter().for_each(|uid| write!(out, " uid={uid}").unwrap());
-    gid.iter().for_each(|gid| write!(out, " gid={gid}").unwrap());
+    if let Some(sharing) = sharing {
+        write!(out, " sharing={sharing:?}").unwrap();
+    }
+    if let Some(env) = env {
+        write!(out, " env={env}").unwrap();
+    }
+    if let Some(mode) = mode {
+        write!(out, " mode={mode:o}").unwrap();
+    }
+    if let Some(uid) = uid {
+        write!(out, " uid={uid}").unwrap();
+    }
+    if let Some(gid) = gid {
+        write!(out, " gid={gid}").unwrap();
+    }
     out
 }

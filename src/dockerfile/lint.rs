@@ -72,11 +72,9 @@ impl Findings<'_> {
     /// L01, L02, L20: one FROM by itself.
     fn from(&mut self, stage: &Stage) {
         let above = stage.check.as_ref();
-        if let Some(name) = &stage.name_as_written {
-            if name.text != name.text.to_lowercase() {
-                let message = format!("Stage name '{}' should be lowercase", name.text);
-                self.report("StageNameCasing", above, stage.lines, message);
-            }
+        if let Some(name) = stage.name_as_written.as_ref().filter(|name| name.text != name.text.to_lowercase()) {
+            let message = format!("Stage name '{}' should be lowercase", name.text);
+            self.report("StageNameCasing", above, stage.lines, message);
         }
         if let (from, Some(as_keyword)) = &stage.keywords {
             let (lower, upper) = (from.to_lowercase(), from.to_uppercase());

@@ -144,10 +144,8 @@ pub(super) fn check(value: &str) -> Result<(), MountError> {
 pub fn from_of(value: &str) -> Option<String> {
     let mut from = None;
     for field in fields(value, "mounts").ok()? {
-        if let Some((key, value)) = field.split_once('=') {
-            if key.eq_ignore_ascii_case("from") {
-                from = Some(value.to_owned());
-            }
+        if let Some((_, value)) = field.split_once('=').filter(|(key, _)| key.eq_ignore_ascii_case("from")) {
+            from = Some(value.to_owned());
         }
     }
     from.filter(|from| !from.is_empty())

@@ -64,7 +64,9 @@ impl Pattern {
         chars.reverse();
         let mut pieces = self.pieces.clone();
         pieces.reverse();
-        pieces.iter_mut().for_each(|piece| piece.reverse());
+        for piece in &mut pieces {
+            piece.reverse();
+        }
         let end = Self { pieces }.match_at(&chars, 0, reach).unwrap_or(0);
         chars[end..].iter().rev().collect()
     }

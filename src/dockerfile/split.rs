@@ -298,8 +298,8 @@ mod tests {
         let mut splitter = Splitter::new(&source);
         let mut shown = Vec::new();
         while let Some(line) = splitter.next_line() {
-            let comments: String = line.comments.iter().map(|c| format!(" #{c}")).collect();
-            shown.push(format!("{}-{} {}{comments}", line.lines.first, line.lines.last, line.text));
+            let comments: Vec<&str> = std::iter::once("").chain(line.comments.iter().map(String::as_str)).collect();
+            shown.push(format!("{}-{} {}{}", line.lines.first, line.lines.last, line.text, comments.join(" #")));
         }
         shown.extend(splitter.lints.iter().map(|lint| format!("lint {} {}", lint.lines.first, lint.message)));
         shown.extend(splitter.faults.iter().map(|fault| format!("fault {} {}", fault.lines.first, fault.text)));

@@ -105,7 +105,7 @@ impl Context<'_> {
 
     /// The trigger's text as written; what is wrong inside it is found when it is triggered, except for its shape.
     pub(super) fn onbuild(&self, parts: Parts<'_>, bodies: &Bodies<'_>) -> Result<String, Fault> {
-        let Some(trigger) = parts.rest.into_iter().next() else { return Err(self.at_least_one("ONBUILD")) };
+        let Some(trigger) = parts.rest.peek() else { return Err(self.at_least_one("ONBUILD")) };
         let name = first_word(trigger.as_str()).to_uppercase();
         let at = self.framed.range(&trigger);
         let at_name = at.start..at.start + first_word(trigger.as_str()).len();
@@ -149,11 +149,9 @@ impl Context<'_> {
                     let text = format!("Syntax error - can't find = in {word}. Must be of the form: name=value");
                     return Err(Fault::shape("missing-equals", text, at.clone()));
                 }
-                Rule::shell_form | Rule::path if first => {
-                    if json::is_other_array(&framed[part.as_span().start()..]) {
-                        let text = "when using JSON array syntax, arrays must be comprised of strings only";
-                        return Err(Fault::shape("array-of-non-strings", text, at.clone()));
-                    }
+                Rule::shell_form | Rule::path if first && json::is_other_array(&framed[part.as_span().start()..]) => {
+                    let text = "when using JSON array syntax, arrays must be comprised of strings only";
+                    return Err(Fault::shape("array-of-non-strings", text, at.clone()));
                 }
                 _ => {}
             }

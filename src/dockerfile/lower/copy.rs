@@ -55,15 +55,12 @@ impl Context<'_> {
         };
         let mut bodies: Vec<Heredoc> = bodies.into_iter().map(|(heredoc, _)| heredoc).collect();
         for (word, _) in words {
-            copy.order.push(match marker(&word.text) {
-                Some(marker) => {
-                    copy.heredocs.push(take_body(&mut bodies, marker, word.span));
-                    SourceRef::Heredoc(copy.heredocs.len() - 1)
-                }
-                None => {
-                    copy.sources.push(word);
-                    SourceRef::Path(copy.sources.len() - 1)
-                }
+            copy.order.push(if let Some(marker) = marker(&word.text) {
+                copy.heredocs.push(take_body(&mut bodies, marker, word.span));
+                SourceRef::Heredoc(copy.heredocs.len() - 1)
+            } else {
+                copy.sources.push(word);
+                SourceRef::Path(copy.sources.len() - 1)
             });
         }
         Ok(copy)

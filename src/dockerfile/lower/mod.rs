@@ -190,6 +190,9 @@ struct Context<'a> {
     escape: char,
 }
 
+/// A word and the bytes of the logical line it comes from.
+type Placed = (Word, Range<usize>);
+
 /// The parts of an instruction behind its keyword.
 struct Parts<'i> {
     flags: Flags,
@@ -236,7 +239,7 @@ impl Context<'_> {
             Rule::volume => self.volume(parts).map(InstructionKind::Volume),
             Rule::stopsignal => {
                 // BuildKit does not look at this instruction's flags.
-                let word = parts.rest.into_iter().next().map(|pair| self.framed.word(&pair));
+                let word = parts.rest.peek().map(|pair| self.framed.word(&pair));
                 word.map(InstructionKind::Stopsignal).ok_or_else(|| self.exactly_one("STOPSIGNAL"))
             }
             Rule::healthcheck => self.healthcheck(parts).map(InstructionKind::Healthcheck),
@@ -296,7 +299,7 @@ impl Context<'_> {
     }
 
     fn rest_of_line(&self, parts: Parts<'_>, name: &str) -> Result<Word, Fault> {
-        let word = parts.rest.into_iter().next().map(|pair| self.framed.word(&pair));
+        let word = parts.rest.peek().map(|pair| self.framed.word(&pair));
         let word = word.ok_or_else(|| self.exactly_one(name))?;
         parts.flags.check(&[])?;
         Ok(word)
@@ -380,7 +383,7 @@ impl Context<'_> {
     }
 
     /// The words of COPY, ADD and VOLUME with their places, and whether they were in JSON.
-    fn path_words(&self, rest: Pairs<'_, Rule>) -> Result<(Vec<(Word, Range<usize>)>, bool), Fault> {
+    fn path_words(&self, rest: Pairs<'_, Rule>) -> Result<(Vec<Placed>, bool), Fault> {
         let mut words = Vec::new();
         let mut json = false;
         for part in rest {
@@ -413,14 +416,12 @@ impl Context<'_> {
 
     /// Exec or shell form; nothing is the shell form of nothing.
     fn command_line(&self, rest: Pairs<'_, Rule>) -> Result<CommandLine, Fault> {
-        for part in rest {
-            if part.as_rule() == Rule::exec_form {
-                return Ok(CommandLine::Exec(part.into_inner().map(|string| json::decode(string.as_str())).collect()));
-            }
-            self.no_other_array(&part)?;
-            return Ok(CommandLine::Shell(part.as_str().to_owned()));
+        let Some(part) = rest.peek() else { return Ok(CommandLine::Shell(String::new())) };
+        if part.as_rule() == Rule::exec_form {
+            return Ok(CommandLine::Exec(part.into_inner().map(|string| json::decode(string.as_str())).collect()));
         }
-        Ok(CommandLine::Shell(String::new()))
+        self.no_other_array(&part)?;
+        Ok(CommandLine::Shell(part.as_str().to_owned()))
     }
 }
 

@@ -1,0 +1,256 @@
+//! `rbuild build`: from the decided request to an image, its outputs, and the last lines on the screen.
+//!
+//! Owns the order in which things are shown: progress, then warnings, then on failure the error line scripts look for.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use super::args_build::BuildArgs;
+use super::contexts::Inputs;
+use super::env::Env;
+use super::request::{Allow, BuildRequest, Call, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
+use super::world::{Opened, enter, now};
+use super::{Done, Failure, outputs, questions};
+use crate::catalog::Policy;
+use crate::diagnostic::Diagnostic;
+use crate::dockerfile::ast::Lint;
+use crate::engine::{Options, StepError};
+use crate::event::{Place, Progress, Warning};
+use crate::fetch::Fetcher;
+use crate::pipeline::{self, BuildError, Built, Spec, World};
+use crate::source::Source;
+use crate::ui::{Display, Size, failed_to_solve, warnings_summary};
+
+/// Where a lint rule is explained.
+const RULE_URL: &str = "https://docs.docker.com/go/dockerfile/rule/";
+
+/// Builds, or answers a question about the Dockerfile.
+pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bool) -> Done {
+    let request = BuildRequest::new(args, env)?;
+    if let Some(path) = &request.iidfile {
+        remove_old(path)?;
+    }
+    // Threads begin to exist below this line.
+    let session = enter(request.call.is_none())?;
+    let opened = Opened::new(session, place)?;
+    let (looks, notes) = display_options(env, now, terminal_size);
+    let display = Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
+    let progress = Progress::new(vec![display.observer()], now);
+    let done = work(&request, env, &opened, &progress);
+    display.close();
+    let mut warnings: Vec<Warning> = request.notes.iter().chain(&notes).map(|note| plain_warning(note)).collect();
+    let shown = request.progress.mode.shows_warnings();
+    match done {
+        Ok(Answer::Built { built, source, digest }) => {
+            warnings.extend(built.lints.iter().map(|lint| lint_warning(lint, &source)));
+            if shown {
+                to_stderr(&warnings_summary(&warnings, debug, None))?;
+            }
+            if request.progress.print_id {
+                super::print(format!("{digest}\n").as_bytes())?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Answer::Text { stdout, code }) => {
+            super::print(stdout.as_bytes())?;
+            Ok(code)
+        }
+        Err(Stop::Failure(failure)) => Err(failure),
+        Err(Stop::Build(error)) => {
+            if let BuildError::Step { lints, source, .. } = error.as_ref() {
+                warnings.extend(lints.iter().map(|lint| lint_warning(lint, source)));
+            }
+            let before = if shown { warnings_summary(&warnings, debug, None) } else { String::new() };
+            Err(explained(&error, before))
+        }
+    }
+}
+
+/// What came of it.
+enum Answer {
+    Built { built: Box<Built>, source: Arc<Source>, digest: String },
+    Text { stdout: String, code: ExitCode },
+}
+
+enum Stop {
+    Failure(Failure),
+    Build(Box<BuildError>),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<BuildError> for Stop {
+    fn from(error: BuildError) -> Self {
+        Self::Build(Box::new(error))
+    }
+}
+
+fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress) -> Result<Answer, Stop> {
+    let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let inputs = Inputs::open(request, &opened.store, progress, time as i64)?;
+    let puller = opened.puller(env, progress)?;
+    let fetcher = Fetcher::new(opened.store.clone(), opened.runtime.handle().clone());
+    let scratch = opened.scratch()?;
+    let snapshots = opened.snapshots(scratch.path());
+    let world = World {
+        store: &opened.store,
+        layers: &opened.layers,
+        puller: &puller,
+        fetcher: &fetcher,
+        executor: opened.session.executor.as_ref(),
+        snapshots: snapshots.as_ref(),
+        runtime: opened.runtime.handle(),
+        progress,
+        cancel: &opened.cancel,
+    };
+    let Allow { network_host, security_insecure } = request.allow;
+    let options = Options {
+        jobs: request.jobs.map_or_else(default_jobs, std::num::NonZeroUsize::get),
+        project: project(request),
+        flattened: opened.session.ownership == crate::exec::Ownership::Flattened,
+        now: time,
+        explain: request.explain,
+        allow_host_network: network_host,
+        allow_insecure: security_insecure,
+    };
+    let secrets = request.secrets.iter().map(|(id, value)| (id.clone(), value.0.clone())).collect();
+    let spec = Spec {
+        source: inputs.source.clone(),
+        plan: &request.plan,
+        contexts: &inputs.trees,
+        pull: policy(request.pull),
+        secrets: &secrets,
+        agents: &request.ssh,
+        options: &options,
+    };
+    if let Some(call) = &request.call {
+        let (stdout, code) = questions::call(call, &world, &spec, &inputs)?;
+        return Ok(Answer::Text { stdout, code });
+    }
+    if let Some(first) = opened.session.mode(scratch.path()).limits() {
+        progress.vertex("[internal] sandbox", &[]).remark(&first);
+    }
+    let built = pipeline::build(&world, &spec);
+    inputs.save();
+    let built = built?;
+    let digest = outputs::write(request, &world, opened, &built)?;
+    Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest })
+}
+
+/// RUNs at a time: as many as cores always run.
+fn default_jobs() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// What the build is called among earlier ones: its Dockerfile and context.
+fn project(request: &BuildRequest) -> String {
+    let context = match &request.context {
+        ContextSource::Directory(dir) => dir.display().to_string(),
+        ContextSource::Git(url) | ContextSource::Http(url) => url.clone(),
+        ContextSource::Stdin => "-".to_owned(),
+    };
+    let file = match &request.dockerfile {
+        DockerfileSource::File(path) => path.display().to_string(),
+        DockerfileSource::InContext(path) => path.clone().unwrap_or_default(),
+        DockerfileSource::Stdin => "-".to_owned(),
+        DockerfileSource::Http(url) => url.clone(),
+    };
+    format!("{context}\n{file}")
+}
+
+fn policy(pull: PullPolicy) -> Policy {
+    match pull {
+        PullPolicy::Missing => Policy::Missing,
+        PullPolicy::Always => Policy::Always,
+        PullPolicy::Newer => Policy::Newer,
+        PullPolicy::Never => Policy::Never,
+    }
+}
+
+/// The error as the last lines of the build: our own view with caret and help, then BuildKit's line.
+fn explained(error: &BuildError, before: String) -> Failure {
+    let help = |help: &Option<String>| help.as_ref().map_or(String::new(), |text| format!("help: {text}\n"));
+    let (above, last) = match error {
+        BuildError::Cancelled(_) => (String::new(), error.to_string()),
+        BuildError::Dockerfile(faults) => (faults.iter().map(Diagnostic::render).collect::<Vec<_>>().join("\n"), error.to_string()),
+        BuildError::Image { source, lines, help: text, .. } => {
+            (crate::diagnostic::excerpt(source, *lines) + &help(text), error.to_string())
+        }
+        BuildError::Step { error: StepError::Refused { help: text, .. }, .. } => (help(text), error.to_string()),
+        BuildError::Step { .. } | BuildError::World { .. } => (String::new(), error.to_string()),
+    };
+    let line = failed_to_solve(&last);
+    let last = line.trim_end().strip_prefix("ERROR: ").unwrap_or(&line).to_owned();
+    Failure::text(last).after(before + &above)
+}
+
+fn plain_warning(note: &str) -> Warning {
+    Warning { short: note.to_owned(), detail: Vec::new(), url: None, place: None }
+}
+
+/// A finding in the words of the summary.
+fn lint_warning(lint: &Lint, source: &Arc<Source>) -> Warning {
+    Warning {
+        short: format!("{}: {} (line {})", lint.rule, lint.message, lint.lines.first),
+        detail: Vec::new(),
+        url: rule_url(lint.rule),
+        place: Some(Place { source: source.clone(), lines: lint.lines }),
+    }
+}
+
+/// The documentation of a rule: its name in kebab case.
+pub(super) fn rule_url(rule: &str) -> Option<String> {
+    let mut kebab = String::new();
+    let letters: Vec<char> = rule.chars().collect();
+    for (at, letter) in letters.iter().enumerate() {
+        let word_begins = at > 0
+            && letter.is_uppercase()
+            && (letters[at - 1].is_lowercase() || letters.get(at + 1).is_some_and(|next| next.is_lowercase()));
+        if word_begins {
+            kebab.push('-');
+        }
+        kebab.extend(letter.to_lowercase());
+    }
+    Some(format!("{RULE_URL}{kebab}/"))
+}
+
+fn remove_old(path: &PathBuf) -> Result<(), Failure> {
+    match fs_err::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::of(&e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn to_stderr(text: &str) -> Result<(), Failure> {
+    std::io::stderr().write_all(text.as_bytes()).map_err(|e| Failure::of(&e))
+}
+
+/// The terminal behind stderr, if it is one.
+fn terminal_size() -> Option<Size> {
+    let stderr = std::io::stderr();
+    if !rustix::termios::isatty(&stderr) {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&stderr).ok()?;
+    Some(Size { columns: size.ws_col, rows: size.ws_row })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_have_an_address_in_kebab_case() {
+        let url = |rule: &str| rule_url(rule).and_then(|u| u.strip_prefix(RULE_URL).map(str::to_owned));
+        assert_eq!(url("StageNameCasing").as_deref(), Some("stage-name-casing/"));
+        assert_eq!(url("JSONArgsRecommended").as_deref(), Some("json-args-recommended/"));
+        assert_eq!(url("FromAsCasing").as_deref(), Some("from-as-casing/"));
+    }
+}

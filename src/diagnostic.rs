@@ -40,6 +40,10 @@ pub struct Diagnostic {
 
 /// How many lines a caret excerpt shows of a fault that spans more.
 const MAX_CARET_LINES: u32 = 6;
+/// How many characters of a line a caret excerpt shows; of a longer line it shows the part with the fault.
+const MAX_CARET_WIDTH: usize = 160;
+/// How many bytes of a line BuildKit's block shows here: generated files have lines of megabytes.
+const MAX_EXCERPT_WIDTH: usize = 4096;
 
 impl Diagnostic {
     /// A fault of what an instruction means, to be reported at that instruction.
@@ -86,11 +90,9 @@ impl Diagnostic {
         let width = last.to_string().len();
         for number in line..=last {
             let text = self.source.line(number);
-            let shown = expand_tabs(text, text.len());
-            let _ = writeln!(out, " {number:>width$} | {shown}");
             let (from, to) = self.columns_on(number, text);
-            let lead = expand_tabs(text, from).chars().count();
-            let carets = expand_tabs(text, to).chars().count().saturating_sub(lead).max(1);
+            let (shown, lead, carets) = window(text, from, to);
+            let _ = writeln!(out, " {number:>width$} | {shown}");
             let _ = writeln!(out, " {:width$} | {}{}", "", " ".repeat(lead), "^".repeat(carets));
         }
         out.truncate(out.trim_end_matches('\n').len());
@@ -154,7 +156,9 @@ pub fn excerpt(source: &Source, lines: Lines) -> String {
     let mut out = format!("{}:{}\n{RULE}", source.name, lines.first);
     for number in first..=last {
         let mark = if (lines.first..=last_marked).contains(&number) { ">>>" } else { "   " };
-        let _ = writeln!(out, " {number:>3} | {mark} {}", source.line(number));
+        let text = source.line(number);
+        let (shown, more) = (&text[..floor_char(text, text.len().min(MAX_EXCERPT_WIDTH))], text.len() > MAX_EXCERPT_WIDTH);
+        let _ = writeln!(out, " {number:>3} | {mark} {shown}{}", if more { "…" } else { "" });
     }
     out.push_str(RULE);
     out
@@ -221,8 +225,18 @@ fn edit_distance(a: &[char], b: &[char]) -> usize {
     row[b.len()]
 }
 
-fn expand_tabs(text: &str, upto: usize) -> String {
-    text[..upto].replace('\t', "    ")
+/// The part of a line to show for a fault in its bytes `from..to`, the width before the fault and the fault's width.
+fn window(text: &str, from: usize, to: usize) -> (String, usize, usize) {
+    const BEFORE: usize = MAX_CARET_WIDTH / 4;
+    let before = text[..from].chars().rev();
+    let cut = before.clone().count() > BEFORE && text.chars().count() > MAX_CARET_WIDTH;
+    let start = if cut { from - before.take(BEFORE).map(char::len_utf8).sum::<usize>() } else { 0 };
+    let end = text[start..].char_indices().nth(MAX_CARET_WIDTH).map_or(text.len(), |(at, _)| start + at);
+    let tabs_wide = |part: &str| part.replace('\t', "    ");
+    let (lead, fault) = (tabs_wide(&text[start..from]), tabs_wide(&text[from..to.min(end).max(from)]));
+    let ellipsis = |there: bool| if there { "…" } else { "" };
+    let shown = format!("{}{}{}", ellipsis(start > 0), tabs_wide(&text[start..end]), ellipsis(end < text.len()));
+    (shown, lead.chars().count() + usize::from(start > 0), fault.chars().count().max(1))
 }
 
 fn floor_char(text: &str, mut at: usize) -> usize {
@@ -268,6 +282,13 @@ mod tests {
             shown,
             "Dockerfile:2:5: unknown instruction: RUNN (did you mean RUN?)\n 2 | RUN x \\\n   |     ^^^\n 3 |   yé\n   |   ^^"
         );
+    }
+
+    #[test]
+    fn of_a_long_line_only_the_part_with_the_fault_is_shown() {
+        let shown = fault(&format!("{}BAD{}", "a".repeat(500), "b".repeat(500)), "BAD").render();
+        let expected = format!(" 1 | …{}BAD{}…\n   | {}^^^", "a".repeat(40), "b".repeat(117), " ".repeat(41));
+        assert_eq!(shown.split_once('\n').unwrap().1, expected);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod ast;
 pub mod directive;
 mod grammar;
 mod heredoc;
+pub mod lint;
 mod lower;
 pub mod mount;
 mod pattern;

@@ -437,7 +437,7 @@ impl StageFold<'_, '_> {
         self.fold.file.directives.escape
     }
 
-    pub(crate) fn linter(&mut self, here: &Here<'_>) -> Linter<'_> {
+    pub(crate) fn linter<'h>(&'h mut self, here: &'h Here<'_>) -> Linter<'h> {
         let fold = &mut *self.fold;
         Linter::new(fold.file, fold.options, here.instruction.check.as_ref(), &mut fold.lints)
     }

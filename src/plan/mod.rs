@@ -35,12 +35,12 @@ pub use options::{NamedContext, NoCache, PlanOptions};
 
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Lint};
+use crate::dockerfile::lint::{lint_instructions, lint_stages};
 use fold::Fold;
 use graph::{HistoryDraft, ImageDraft, Plan};
 use outline::Outline;
 use reach::Reached;
 use scope::Globals;
-use site::Site;
 use stage::Stages;
 
 /// The answer of [`plan`].
@@ -66,8 +66,8 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<P
     let inputs = Inputs::new(file, options, facts)?;
     Ok(match inputs.fold()? {
         Folded::Needs(missing) => Planned::Needs(missing),
-        Folded::Done(fold, target, _) => {
-            let lints = inputs.lints(&fold)?;
+        Folded::Done(fold, target, reached) => {
+            let lints = inputs.lints(&fold, &reached)?;
             Planned::Plan(inputs.finish(fold, target), lints)
         }
     })
@@ -146,11 +146,19 @@ impl<'a> Inputs<'a> {
     }
 
     /// All findings in order of lines; a fault when the check options make findings faults.
-    fn lints(&self, fold: &Fold<'_>) -> Result<Vec<Lint>, Vec<Diagnostic>> {
+    fn lints(&self, fold: &Fold<'_>, reached: &Reached) -> Result<Vec<Lint>, Vec<Diagnostic>> {
+        let check = lint::check_of_file(self.file, &self.options);
         let mut lints = fold.lints.clone();
+        let plain = |index: usize| reached.stages.contains(&index) && !reached.triggers.contains_key(&index);
+        lints.extend(lint_stages(self.file, check.as_ref(), &plain));
+        for (index, triggers) in &reached.triggers {
+            let triggered = triggers.iter().map(|trigger| &trigger.instruction);
+            let own = &self.stages.list[*index].ast.instructions;
+            lints.extend(lint_instructions(triggered.chain(own), check.as_ref()));
+        }
         lints.sort_by(|a, b| (a.lines, a.rule).cmp(&(b.lines, b.rule)));
         lints.dedup();
-        match lint::violation(lint::check_of_file(self.file, &self.options).as_ref(), &lints) {
+        match lint::violation(check.as_ref(), &lints) {
             Some(text) => Err(vec![site::of_file(self.file, "lint-violation", text)]),
             None => Ok(lints),
         }

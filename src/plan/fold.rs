@@ -3,6 +3,8 @@
 //!
 //! `run` and `copy` hold how those two become steps. Knows no image store: everything it needs was asked for before.
 
+use std::collections::BTreeSet;
+
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{self, Dockerfile, Instruction, InstructionKind, KeyValue, Lint, Word};
 use crate::dockerfile::words::Expanded;
@@ -15,8 +17,9 @@ use crate::plan::graph::{BaseImage, Copy, CopySource, From, HistoryDraft, Op, St
 use crate::plan::lint::{self, Linter};
 use crate::plan::name::{self, Names};
 use crate::plan::options::PlanOptions;
+use crate::plan::outline::Seen;
 use crate::plan::reach::Trigger;
-use crate::plan::scope::{self, Globals, NOT_IN_ENV};
+use crate::plan::scope::{self, ArgInfo, Globals, NOT_IN_ENV};
 use crate::plan::site::Site;
 use crate::plan::stage::{Base, ImageName, MAIN_CONTEXT, Outside, Stages, Tree};
 use crate::plan::steps::Steps;
@@ -58,6 +61,8 @@ pub(crate) struct Fold<'a> {
     pub(crate) steps: Steps,
     /// Folded stages; `None` for those that come later or are not needed.
     pub(crate) states: Vec<Option<State>>,
+    /// What each stage can be given.
+    pub(crate) seen: Vec<Seen>,
     pub(crate) lints: Vec<Lint>,
 }
 
@@ -267,9 +272,13 @@ impl<'a> Fold<'a> {
     ) -> Result<From, Diagnostic> {
         match tree {
             Tree::Main => Ok(From::Context(MAIN_CONTEXT.to_owned())),
-            Tree::Stage(index) => match &self.states[*index] {
-                Some(state) => Ok(state.tip.map_or(From::Scratch, From::Step)),
-                None => Err(site.fault("later-stage", later())),
+            Tree::Stage(index) => match (&self.states[*index], &self.stages.list[*index].base) {
+                (None, _) => Err(site.fault("later-stage", later())),
+                // Files are read where they are; only a stage built on them needs them as a root.
+                (Some(_), Base::Replaced(Outside::Files(name))) => Ok(From::Context(name.clone())),
+                (Some(state), Base::Replaced(_) | Base::Stage(_) | Base::Outside(_)) => {
+                    Ok(state.tip.map_or(From::Scratch, From::Step))
+                }
             },
             Tree::Outside(Outside::Empty) => Ok(From::Scratch),
             Tree::Outside(Outside::Files(name)) => Ok(From::Context(name.clone())),
@@ -428,7 +437,7 @@ impl StageFold<'_, '_> {
         self.fold.file.directives.escape
     }
 
-    pub(crate) fn linter(&mut self, here: &Here<'_>) -> Linter<'_> {
+    pub(crate) fn linter<'h>(&'h mut self, here: &'h Here<'_>) -> Linter<'h> {
         let fold = &mut *self.fold;
         Linter::new(fold.file, fold.options, here.instruction.check.as_ref(), &mut fold.lints)
     }
@@ -486,6 +495,13 @@ impl StageFold<'_, '_> {
                 if !NOT_IN_ENV.contains(&name.as_str()) {
                     self.state.env.set(name, value, Origin::Arg);
                 }
+            }
+            let seen = &mut self.fold.seen[self.index];
+            seen.used.insert(name.clone());
+            if declaration.default.is_some() || self.fold.options.build_arg(name).is_some() || value.is_none() {
+                let description = scope::description(&here.instruction.comments, name);
+                let (value, uses, lines) = (value.clone(), BTreeSet::new(), here.site.lines);
+                seen.declared.insert(name.clone(), ArgInfo { value, uses, lines, description });
             }
             self.state.declared.push((name.clone(), value));
         }

@@ -5,6 +5,7 @@
 use crate::diagnostic::suggest;
 use crate::dockerfile::ast::{self, Check, Dockerfile, Lint};
 use crate::dockerfile::directive::parse_check;
+use crate::dockerfile::lint::is_skipped;
 use crate::dockerfile::words::Expanded;
 use crate::oci::config::ImageConfig;
 use crate::oci::platform::Platform;
@@ -20,30 +21,23 @@ use crate::source::Lines;
 /// Collects the findings of one instruction.
 #[derive(Debug)]
 pub(crate) struct Linter<'a> {
-    skipped: Skipped,
+    file: Option<Check>,
+    above: Option<&'a Check>,
     out: &'a mut Vec<Lint>,
-}
-
-/// What the file and the comment above an instruction say about rules.
-#[derive(Debug, Default)]
-struct Skipped {
-    rules: Vec<String>,
 }
 
 impl<'a> Linter<'a> {
     pub(crate) fn new(
         file: &Dockerfile,
         options: &PlanOptions,
-        above: Option<&Check>,
+        above: Option<&'a Check>,
         out: &'a mut Vec<Lint>,
     ) -> Self {
-        let whole = check_of_file(file, options);
-        let rules = whole.iter().chain(above).flat_map(|check| check.skip.iter().cloned()).collect();
-        Self { skipped: Skipped { rules }, out }
+        Self { file: check_of_file(file, options), above, out }
     }
 
     pub(crate) fn report(&mut self, rule: &'static str, lines: Lines, message: String) {
-        if !self.skipped.rules.iter().any(|skipped| skipped == rule || skipped == "all") {
+        if !is_skipped(rule, self.file.as_ref(), self.above) {
             self.out.push(Lint { rule, message, lines });
         }
     }

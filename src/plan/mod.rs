@@ -7,6 +7,7 @@
 
 mod config;
 mod copy;
+pub mod dump;
 mod env;
 mod epoch;
 mod expose;
@@ -14,10 +15,12 @@ mod facts;
 mod fold;
 mod gotext;
 pub mod graph;
+pub mod key;
 pub mod lint;
 mod mount;
 mod name;
 mod options;
+pub mod outline;
 mod paths;
 mod reach;
 mod remote;
@@ -32,84 +35,153 @@ pub use options::{NamedContext, NoCache, PlanOptions};
 
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Lint};
+use crate::dockerfile::lint::{lint_instructions, lint_stages};
 use fold::Fold;
 use graph::{HistoryDraft, ImageDraft, Plan};
+use outline::Outline;
+use reach::Reached;
 use scope::Globals;
-use site::Site;
 use stage::Stages;
 
 /// The answer of [`plan`].
 #[derive(Debug)]
 pub enum Planned {
-    /// Everything is known.
+    /// Everything is known. The findings are all there are, the parser's among them.
     Plan(Plan, Vec<Lint>),
     /// Configs of these images are missing; ask again with them in the facts. ONBUILD triggers may ask for more then.
     Needs(Vec<ImageRequest>),
 }
 
-/// Plans the build of one platform. Findings of the parser (`file.lints`) are not repeated in the plan's lints.
+/// The answer of [`outline`].
+#[derive(Debug)]
+pub enum Outlined {
+    /// Everything is known.
+    Outline(Outline),
+    /// As in [`Planned::Needs`].
+    Needs(Vec<ImageRequest>),
+}
+
+/// Plans the build of one platform.
 pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<Planned, Vec<Diagnostic>> {
-    let mut lints = Vec::new();
-    lint::default_base_names(file, options, &mut lints);
-    let mut globals = Globals::new(file, options).map_err(one)?;
-    let (epoch, options) = epoch::resolve(file, options, &mut globals).map_err(one)?;
-    let options = &options;
-    let stages = Stages::new(file, options, &globals, &mut lints).map_err(one)?;
-    let last = Site::from_line(file, stages.list[stages.list.len() - 1].ast);
-    let target = stages.target(options.target.as_deref());
-    let target = target.map_err(|text| one(last.fault("unknown-target", text)))?;
-    let roots = if options.all_stages { (0..stages.list.len()).collect() } else { vec![target] };
-    let reached = reach::reach(roots, file, &stages, options, facts).map_err(one)?;
-    if !reached.missing.is_empty() {
-        return Ok(Planned::Needs(reached.missing));
+    let inputs = Inputs::new(file, options, facts)?;
+    Ok(match inputs.fold()? {
+        Folded::Needs(missing) => Planned::Needs(missing),
+        Folded::Done(fold, target, reached) => {
+            let lints = inputs.lints(&fold, &reached)?;
+            Planned::Plan(inputs.finish(fold, target), lints)
+        }
+    })
+}
+
+/// What a target can be given (`--call=outline`).
+pub fn outline(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<Outlined, Vec<Diagnostic>> {
+    let inputs = Inputs::new(file, options, facts)?;
+    Ok(match inputs.fold()? {
+        Folded::Needs(missing) => Outlined::Needs(missing),
+        Folded::Done(fold, target, reached) => {
+            let reads = |stage: usize| {
+                let triggers = reached.triggers.get(&stage).into_iter().flatten();
+                triggers.flat_map(|trigger| trigger.reads.clone()).collect()
+            };
+            let declared = &inputs.globals.declared;
+            Outlined::Outline(outline::outline(target, &inputs.stages, &fold.seen, declared, &reads))
+        }
+    })
+}
+
+/// What is known before any image is.
+struct Inputs<'a> {
+    file: &'a Dockerfile,
+    facts: &'a Facts,
+    options: PlanOptions,
+    epoch: Option<i64>,
+    globals: Globals,
+    stages: Stages<'a>,
+    lints: Vec<Lint>,
+}
+
+/// How far folding came.
+enum Folded<'i> {
+    Needs(Vec<ImageRequest>),
+    Done(Fold<'i>, usize, Reached),
+}
+
+impl<'a> Inputs<'a> {
+    fn new(file: &'a Dockerfile, options: &PlanOptions, facts: &'a Facts) -> Result<Self, Vec<Diagnostic>> {
+        let mut lints = Vec::new();
+        lint::default_base_names(file, options, &mut lints);
+        let mut globals = Globals::new(file, options).map_err(one)?;
+        let (epoch, options) = epoch::resolve(file, options, &mut globals).map_err(one)?;
+        let stages = Stages::new(file, &options, &globals, &mut lints).map_err(one)?;
+        Ok(Self { file, facts, options, epoch, globals, stages, lints })
     }
-    let states = stages.list.iter().map(|_| None).collect();
-    let globals = &globals;
-    let mut fold = Fold {
-        file,
-        options,
-        facts,
-        globals,
-        stages: &stages,
-        epoch,
-        steps: steps::Steps::default(),
-        states,
-        lints,
-    };
-    let mut faults = Vec::new();
-    for index in &reached.stages {
-        let triggers = reached.triggers.get(index).map_or(&[][..], Vec::as_slice);
-        if let Err(fault) = fold.stage(*index, triggers) {
-            faults.push(fault);
-            // Stages that build on this one would only repeat that it failed.
-            break;
+
+    /// Folds what the target needs, or says what must be known for that.
+    fn fold(&self) -> Result<Folded<'_>, Vec<Diagnostic>> {
+        let target = self.stages.target(self.options.target.as_deref());
+        let target = target.map_err(|text| one(site::of_file(self.file, "unknown-target", text)))?;
+        let count = self.stages.list.len();
+        let roots = if self.options.all_stages { (0..count).collect() } else { vec![target] };
+        let mut reached = reach::reach(roots, self.file, &self.stages, &self.options, self.facts).map_err(one)?;
+        if !reached.missing.is_empty() {
+            return Ok(Folded::Needs(std::mem::take(&mut reached.missing)));
+        }
+        let mut fold = Fold {
+            file: self.file,
+            options: &self.options,
+            facts: self.facts,
+            globals: &self.globals,
+            stages: &self.stages,
+            epoch: self.epoch,
+            steps: steps::Steps::default(),
+            states: (0..count).map(|_| None).collect(),
+            seen: vec![outline::Seen::default(); count],
+            lints: self.lints.clone(),
+        };
+        for index in &reached.stages {
+            let triggers = reached.triggers.get(index).map_or(&[][..], Vec::as_slice);
+            fold.stage(*index, triggers).map_err(one)?;
+        }
+        Ok(Folded::Done(fold, target, reached))
+    }
+
+    /// All findings in order of lines; a fault when the check options make findings faults.
+    fn lints(&self, fold: &Fold<'_>, reached: &Reached) -> Result<Vec<Lint>, Vec<Diagnostic>> {
+        let check = lint::check_of_file(self.file, &self.options);
+        let mut lints = fold.lints.clone();
+        let plain = |index: usize| reached.stages.contains(&index) && !reached.triggers.contains_key(&index);
+        lints.extend(lint_stages(self.file, check.as_ref(), &plain));
+        for (index, triggers) in &reached.triggers {
+            let triggered = triggers.iter().map(|trigger| &trigger.instruction);
+            let own = &self.stages.list[*index].ast.instructions;
+            lints.extend(lint_instructions(triggered.chain(own), check.as_ref()));
+        }
+        lints.sort_by(|a, b| (a.lines, a.rule).cmp(&(b.lines, b.rule)));
+        lints.dedup();
+        match lint::violation(check.as_ref(), &lints) {
+            Some(text) => Err(vec![site::of_file(self.file, "lint-violation", text)]),
+            None => Ok(lints),
         }
     }
-    if !faults.is_empty() {
-        return Err(faults);
+
+    /// The plan of the target's state.
+    fn finish(&self, mut fold: Fold<'_>, target: usize) -> Plan {
+        let state = fold.states[target].take().expect("reach puts the target among the stages that are folded");
+        let (steps, renamed) = fold.steps.graph_of(state.tip);
+        let mut config = state.config;
+        if !self.options.labels.is_empty() {
+            config.config.labels.get_or_insert_default().extend(self.options.labels.clone());
+        }
+        config::set_platform(&mut config, self.options.target_platform.as_ref());
+        let rename = |draft: HistoryDraft| HistoryDraft { step: draft.step.map(|step| renamed[&step]), ..draft };
+        let image = ImageDraft {
+            config,
+            base_history: state.base_history,
+            base_layers: state.base_layers,
+            history: state.history.into_iter().map(rename).collect(),
+        };
+        Plan { steps, target: state.tip.map(|step| renamed[&step]), image, epoch: self.epoch }
     }
-    let mut lints = fold.lints;
-    lints.sort_by(|a, b| (a.lines, a.rule).cmp(&(b.lines, b.rule)));
-    lints.dedup();
-    let all: Vec<Lint> = file.lints.iter().chain(&lints).cloned().collect();
-    if let Some(text) = lint::violation(lint::check_of_file(file, options).as_ref(), &all) {
-        return Err(vec![last.fault("lint-violation", text)]);
-    }
-    let state = fold.states.into_iter().nth(target).flatten().expect("the target was folded");
-    let (steps, renamed) = fold.steps.graph_of(state.tip);
-    let mut config = state.config;
-    if !options.labels.is_empty() {
-        config.config.labels.get_or_insert_default().extend(options.labels.clone());
-    }
-    config::set_platform(&mut config, options.target_platform.as_ref());
-    let renamed_history = |draft: HistoryDraft| HistoryDraft { step: draft.step.map(|step| renamed[&step]), ..draft };
-    let image = ImageDraft {
-        config,
-        base_history: state.base_history,
-        base_layers: state.base_layers,
-        history: state.history.into_iter().map(renamed_history).collect(),
-    };
-    Ok(Planned::Plan(Plan { steps, target: state.tip.map(|step| renamed[&step]), image, epoch }, lints))
 }
 
 fn one(fault: Diagnostic) -> Vec<Diagnostic> {

@@ -90,7 +90,9 @@ impl Search<'_, '_> {
                 Some(fault) => site.adopt(fault),
                 None => site.fault("onbuild-trigger", "not an instruction"),
             })?;
-            for instruction in instructions {
+            for mut instruction in instructions {
+                // It stands in no file of the reader's; the FROM is what he can change.
+                (instruction.span, instruction.lines) = (stage.ast.span, stage.ast.lines);
                 let reads = self.stages.reads(&instruction, self.options);
                 let reads = reads.map_err(|text| site.fault("bad-source", text))?;
                 self.follow(&instruction, &reads, &site, open);

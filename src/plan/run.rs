@@ -9,6 +9,7 @@ use crate::plan::fold::{Here, StageFold};
 use crate::plan::graph::{InlineFile, Mount, MountKind, Network, Op, Run};
 use crate::plan::mount::{self, Surroundings};
 use crate::plan::name;
+use crate::plan::outline::Seen;
 use crate::plan::scope;
 use crate::plan::stage::Tree;
 
@@ -125,6 +126,12 @@ impl StageFold<'_, '_> {
                 self.lint_undefined(here, &expanded);
             }
             let mount = parsed.map_err(|text| site.fault("bad-mount", text))?;
+            let seen = &mut self.fold.seen[self.index];
+            match &mount.kind {
+                MountKind::Secret { id, required, .. } => Seen::secret(&mut seen.secrets, id, *required, here.site.lines),
+                MountKind::Ssh { id, required, .. } => Seen::secret(&mut seen.ssh, id, *required, here.site.lines),
+                MountKind::Bind { .. } | MountKind::Cache { .. } | MountKind::Tmpfs { .. } => {}
+            }
             ssh_index += usize::from(matches!(mount.kind, MountKind::Ssh { .. }));
             mounts.push(mount);
         }

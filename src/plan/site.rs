@@ -39,3 +39,9 @@ impl Site {
         fault.moved_to(&self.source, self.span, self.lines)
     }
 }
+
+/// A fault that belongs to no instruction.
+pub(crate) fn of_file(file: &Dockerfile, code: &'static str, text: String) -> Diagnostic {
+    let fault = Diagnostic::meaning(code, text, &file.source, Span::default(), Lines::default());
+    Diagnostic { lines: None, ..fault }
+}

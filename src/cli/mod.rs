@@ -5,9 +5,13 @@ pub mod args_build;
 pub mod args_image;
 pub mod args_run;
 pub mod args_store;
+pub mod command_du;
+pub mod command_history;
+pub mod command_images;
 pub mod env;
 mod fields;
 pub mod request;
+mod table;
 
 /// Where the tests of this module keep whole outputs.
 #[cfg(test)]

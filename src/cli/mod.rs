@@ -10,6 +10,7 @@ pub mod command_history;
 pub mod command_images;
 pub mod env;
 mod fields;
+pub mod metadata;
 pub mod request;
 mod table;
 

@@ -177,7 +177,13 @@ fn overview(command: &Command) -> String {
 fn with_subcommand(mut argv: Vec<OsString>, command: &Command) -> Vec<OsString> {
     let build = command.find_subcommand("build").expect("declared above");
     let switches: Vec<&clap::Arg> = command.get_arguments().chain(build.get_arguments()).collect();
-    let at = match first_word(&argv, &switches) {
+    let word = first_word(&argv, &switches);
+    if let Some(at) = word.filter(|at| argv[*at] == "help") {
+        argv.remove(at);
+        argv.push("--help".into());
+        return argv;
+    }
+    let at = match word {
         Some(at) if argv[at].to_str().is_some_and(|word| command.find_subcommand(word).is_some()) => at,
         None if argv.len() < 2
             || argv[1..].iter().all(|word| ["-h", "--help", "-V", "--version"].iter().any(|w| word == w)) =>
@@ -334,6 +340,25 @@ mod tests {
         for line in ["rbuild --frobnicate .", "rbuild -t app", "rbuild . .", "rbuild images --frobnicate", "rbuild run"]
         {
             assert!(cli(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_is_a_command_too() {
+        let help = |line: &str| cli(line).expect_err("help is an error to clap").to_string();
+        assert_eq!(help("rbuild help"), help("rbuild --help"));
+        assert_eq!(help("rbuild help images"), help("rbuild images --help"));
+        assert_eq!(help("rbuild"), help("rbuild --help"));
+        assert!(help("rbuild -V").starts_with("rbuild "));
+    }
+
+    #[test]
+    fn completions_know_the_options() {
+        for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+            let Task::Completions(args) = cli(&format!("rbuild completions {shell}")).expect("parses").command else {
+                panic!("{shell}");
+            };
+            assert!(String::from_utf8_lossy(&args.script()).contains("no-cache-filter"), "{shell}");
         }
     }
 

@@ -60,13 +60,13 @@ impl Opened {
             Ownership::Exact => OwnershipMode::Exact,
             Ownership::Flattened => OwnershipMode::Flattened,
         };
-        let layers = Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership });
-        let runtime = tokio::runtime::Builder::new_multi_thread()
+        let layers =         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(|e| Failure::of(&e))?;
         let cancel = Cancel::new();
+        let layers = Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
         Ok(Self { session, store, layers, runtime, cancel })
     }

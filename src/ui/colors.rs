@@ -87,7 +87,8 @@ impl Colors {
                 "warning" => colors.warning = color,
                 "error" => colors.error = color,
                 _ => {
-                    problems.push(format!("BUILDKIT_COLORS: unknown key {key}; expected run, cancel, warning or error"));
+                    problems
+                        .push(format!("BUILDKIT_COLORS: unknown key {key}; expected run, cancel, warning or error"));
                 }
             }
         }

@@ -23,8 +23,8 @@ fn width(c: char) -> usize {
     }
 }
 
-/// Columns of `text` (without escape sequences).
-pub(super) fn columns(text: &str) -> usize {
+/// Terminal columns of `text` (without escape sequences).
+pub fn columns(text: &str) -> usize {
     text.chars().map(width).sum()
 }
 

@@ -230,3 +230,71 @@ impl Drop for Display {
         self.screen.lock().close((self.clock)());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Outcome, Progress, Stream};
+    use crate::ui::script::Recorder;
+
+    fn build(mode: Mode, size: fn() -> Option<Size>) -> Result<String, DisplayError> {
+        let recorder = Recorder::default();
+        let options = Options { colors: None, ..Options::new(|| SystemTime::UNIX_EPOCH, size) };
+        let display = Display::open(mode, recorder.sink(), options)?;
+        let progress = Progress::new(vec![display.observer()], || SystemTime::UNIX_EPOCH);
+        let vertex = progress.vertex("[1/1] RUN x", &[]);
+        vertex.start();
+        vertex.log(Stream::Stdout, b"output");
+        vertex.finish(Outcome::Error("it broke".to_owned()));
+        vertex.excerpt("Dockerfile:1\n".to_owned());
+        display.close();
+        vertex.log(Stream::Stdout, b"too late");
+        Ok(recorder.text())
+    }
+
+    #[test]
+    fn each_mode_opens_its_screen() {
+        let terminal = || Some(Size { columns: 50, rows: 20 });
+        let block = "------\n > [1/1] RUN x:\n0.000 output\n------\nDockerfile:1\n";
+        let plain = format!("#1 [1/1] RUN x\n#1 0.000 output\n#1 ERROR: it broke\n{block}");
+        assert_eq!(build(Mode::Plain, terminal), Ok(plain.clone()));
+        assert_eq!(build(Mode::Auto, || None), Ok(plain));
+        assert_eq!(build(Mode::Tty, || None), Err(DisplayError::NoConsole));
+        for mode in [Mode::Auto, Mode::Tty] {
+            let text = build(mode, terminal).expect("a terminal");
+            assert!(text.contains("FINISHED") && text.ends_with(block), "{text:?}");
+        }
+        assert_eq!(build(Mode::Quiet, terminal), Ok("Dockerfile:1\n".to_owned()));
+        assert_eq!(build(Mode::None, terminal), Ok("Dockerfile:1\n".to_owned()));
+        assert_eq!(build(Mode::RawJson, terminal).expect("opens").lines().count(), 5);
+    }
+
+    #[test]
+    fn the_ticker_shows_what_no_later_event_would() {
+        let recorder = Recorder::default();
+        let display = Display::open(
+            Mode::Plain,
+            recorder.sink(),
+            Options { interval: Duration::from_millis(2), ..Options::new(SystemTime::now, || None) },
+        )
+        .expect("plain always opens");
+        let progress = Progress::new(vec![display.observer()], SystemTime::now);
+        let vertex = progress.vertex("RUN sleep", &[]);
+        vertex.start();
+        vertex.log(Stream::Stdout, b"before a long silence\n");
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while !recorder.text().contains("silence") {
+            assert!(std::time::Instant::now() < deadline, "the ticker never came");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(display);
+    }
+
+    #[test]
+    fn modes_have_names() {
+        for mode in Mode::ALL {
+            assert_eq!(Mode::parse(mode.name()), Some(mode));
+        }
+        assert_eq!(Mode::parse("fancy"), None);
+    }
+}

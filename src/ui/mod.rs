@@ -20,9 +20,12 @@ mod script;
 mod trace;
 mod tty;
 mod units;
+mod warnings;
 mod window;
 
 pub use closing::{CheckWarning, check_report, error_line, failed_to_solve, warnings_summary};
 pub use colors::{Color, Colors};
+pub use columns::columns;
 pub use display::{Display, DisplayError, Mode, Options, Sink, Size};
 pub use units::{decimal_size, duration_words, short_size};
+pub use warnings::WarningList;

@@ -112,6 +112,42 @@ pub(super) fn check(case: &Case, screen: &str, text: &str) {
     });
 }
 
+/// What stands on a terminal of that width and endless height after `text` was written to it.
+pub(super) fn terminal_after(text: &str, width: usize) -> Vec<String> {
+    let mut rows = vec![String::new()];
+    let (mut row, mut full) = (0_usize, false);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        rest = &rest[c.len_utf8()..];
+        match c {
+            '\u{1b}' => {
+                let end = rest.find(|c: char| c.is_ascii_alphabetic()).expect("a final byte");
+                let count = rest[1..end].parse().unwrap_or(1);
+                match &rest[end..=end] {
+                    "A" => row = row.checked_sub(count).expect("not above the first row"),
+                    "B" => row += count,
+                    "K" => rows[row].clear(),
+                    other => panic!("escape {other}"),
+                }
+                full = false;
+                rest = &rest[end + 1..];
+            }
+            // Whatever is cleared or rewritten is so from its first column on.
+            '\r' => full = false,
+            '\n' => (row, full) = (row + 1, false),
+            c => {
+                row += usize::from(std::mem::take(&mut full));
+                rows.resize(rows.len().max(row + 1), String::new());
+                rows[row].push(c);
+                full = rows[row].chars().count() == width;
+            }
+        }
+        rows.resize(rows.len().max(row + 1), String::new());
+    }
+    rows.truncate(rows.iter().rposition(|row| !row.is_empty()).map_or(0, |last| last + 1));
+    rows.into_iter().map(|row| row.trim_end().to_owned()).collect()
+}
+
 /// A sink that remembers.
 #[derive(Clone, Default)]
 pub(super) struct Recorder(Arc<Mutex<Vec<u8>>>);

@@ -478,6 +478,25 @@ mod tests {
     }
 
     #[test]
+    fn nothing_but_the_last_words_stays_on_the_terminal() {
+        for case in script::cases() {
+            let recorder = Recorder::default();
+            let look = Look { label: "rbuild", colors: None, log_lines: 6, interval: Duration::ZERO };
+            let mut screen = Tty::new(recorder.sink(), || Some(Size { columns: 60, rows: 14 }), look);
+            for moment in &case.moments {
+                match moment {
+                    Moment::Event(event) => screen.observe(event),
+                    Moment::Tick(now) => screen.refresh(*now),
+                }
+            }
+            let words = String::from_utf8(screen.last_words(case.end)).expect("scripts are UTF-8");
+            screen.close(case.end);
+            let left: Vec<_> = words.lines().map(str::trim_end).collect();
+            assert_eq!(script::terminal_after(&recorder.text(), 60), left, "{}", case.name);
+        }
+    }
+
+    #[test]
     fn running_rows_are_never_cut_off_while_ended_ones_are_shown() {
         let row =
             |name: &str, kind| Row { name: name.to_owned(), status: None, took: Duration::ZERO, kind, step: None };

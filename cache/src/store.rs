@@ -27,6 +27,8 @@ use crate::{envelope, name};
 const MARK_LASTS: Duration = Duration::from_secs(60);
 /// How long to wait for a collector that holds an object; it needs microseconds unless it was stopped.
 const SHIELD_PATIENCE: Duration = Duration::from_secs(2);
+/// Small files below this are only counted after they were written.
+const WORTH_RESERVING: u64 = 64 << 10;
 /// At least this much is evicted when the file system is full.
 const ROOM_ON_FULL_DISK: u64 = 64 << 20;
 
@@ -103,6 +105,10 @@ impl Store {
     /// Writes a small file, replacing the one of that name.
     pub fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<()> {
         let sealed = envelope::seal(self.inner.boot.stamp(), name, bytes);
+        let _room = match sealed.len() as u64 {
+            0..WORTH_RESERVING => None,
+            large => Some(self.reserve(large)?),
+        };
         let relative = object::small(kind, name);
         let path = self.inner.root.join(&relative);
         let temp = self.with_room(sealed.len() as u64, || self.inner.temp_file(&sealed))?;

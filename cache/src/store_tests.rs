@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 use crate::digest::{Blake3, BlobDigest, LayerId, Sha256};

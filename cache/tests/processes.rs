@@ -192,9 +192,8 @@ fn check_store(store: &Store) -> usize {
 #[test]
 fn many_processes_share_a_store() {
     let root = tempfile::tempdir().unwrap();
-    let mut children: Vec<Child> = (1..=5)
-        .map(|seed| command("hammer", root.path(), seed).stdout(Stdio::null()).spawn().unwrap())
-        .collect();
+    let mut children: Vec<Child> =
+        (1..=5).map(|seed| command("hammer", root.path(), seed).stdout(Stdio::null()).spawn().unwrap()).collect();
     for child in &mut children {
         assert!(child.wait().unwrap().success());
     }

@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::directory::{list_names, making_parents, read};
 use crate::error::{At as _, Result, StoreError};
 use crate::lock::LockKind;
-use crate::store::{Inner, Store, list_names, making_parents, read};
+use crate::store::{Inner, Store};
 use crate::{gc, lease};
 
 /// How long a scan is built upon; other things than ours (cache mounts, processes without a ceiling) grow unseen meanwhile.

@@ -180,7 +180,7 @@ pub(crate) fn offset(key: &[u8]) -> u64 {
 
 /// Opens a lock file, making it and its directory when they are missing.
 pub(crate) fn open_lock_file(root: &Path, path: &Path) -> Result<OwnedFd> {
-    crate::store::making_parents(root, path, || {
+    crate::directory::making_parents(root, path, || {
         rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
     })
     .at("open lock file", path)

@@ -16,11 +16,12 @@ use std::time::SystemTime;
 use rustix::fs::Mode;
 
 use crate::digest::Blake3;
+use crate::directory::{last_used, list_names, read};
 use crate::error::{At as _, Result, StoreError};
-use crate::lock::LockKind;
 use crate::lease::{self, Moment};
+use crate::lock::LockKind;
 use crate::object::{MOUNTS, Object, SIZE, STAMP};
-use crate::store::{Store, last_used, list_names, read};
+use crate::store::Store;
 use crate::temp::write_new;
 use crate::usage;
 

@@ -130,7 +130,12 @@ fn remove_at<P: rustix::path::Arg + Copy>(
 ) -> Result<(), Errno> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => remove_directory(all, parent, name, depth),
+        Err(Errno::ISDIR) => remove_directory(all, parent, name, depth),
+        // What POSIX says for directories, and Linux for what may not be removed.
+        Err(Errno::PERM) => match remove_directory(all, parent, name, depth) {
+            Err(Errno::NOTDIR) => Err(Errno::PERM),
+            other => other,
+        },
         Err(e) => Err(e),
     }
 }
@@ -164,7 +169,11 @@ fn remove_directory<P: rustix::path::Arg + Copy>(
 /// Removes what is in the directory; goes on after a fault and returns the first.
 fn empty(all: &Removal<'_>, directory: &OwnedFd, depth: usize) -> Result<(), Errno> {
     let mut outcome = Ok(());
-    let mut reader = Dir::read_from(directory)?;
+    let mut reader = match Dir::read_from(directory) {
+        // Opened for reading, but without the right to search it.
+        Err(Errno::ACCESS) => rustix::fs::fchmod(directory, Mode::RWXU).and_then(|()| Dir::read_from(directory))?,
+        other => other?,
+    };
     while let Some(entry) = reader.read() {
         let entry = entry?;
         let name = entry.file_name();

@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 use crate::digest::{Blake3, BlobDigest, LayerId, Sha256};
@@ -104,6 +105,24 @@ fn the_first_tree_of_a_layer_stays() {
     assert_eq!(store.tree(&layer(1)).unwrap(), Some(path.clone()));
     assert_eq!(fs_err::read_to_string(path.join("file")).unwrap(), "first");
     assert_eq!(list_names(store.inner.temp.directory().unwrap()).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_tree_keeps_the_mode_of_its_root() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let temp = store.temp_dir("step").unwrap();
+    let upper = temp.path().join("upper");
+    fs_err::create_dir(&upper).unwrap();
+    rustix::fs::chmod(&upper, Mode::from_raw_mode(0o555)).unwrap();
+    let mtime = last_used(&upper).unwrap();
+    let path = store.publish_tree_sized(&layer(1), &upper, 4096).unwrap();
+    tick(root.path());
+    let later = open(root.path());
+    assert_eq!(later.tree(&layer(1)).unwrap(), Some(path.clone()));
+    assert_eq!(rustix::fs::lstat(&path).unwrap().st_mode & 0o7777, 0o555);
+    assert_eq!(last_used(&path).unwrap(), mtime, "using a tree does not change it");
+    assert!(later.remove_tree(&layer(1)).unwrap());
 }
 
 #[test]

@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::directory::{list_names, making_parents};
 use crate::error::{At as _, Result};
-use crate::store::{Inner, Store, list_names, making_parents};
+use crate::store::{Inner, Store};
 use crate::{lease, removal};
 
 /// This lease's part of `tmp/`; made at first use.

@@ -12,11 +12,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::boot::boot_time;
-use crate::ledger::Ledgers;
-use crate::lease::Moment;
-use crate::lock::{LockKind, Share};
-use crate::store::{Inner, last_used, read};
+use crate::directory::{last_used, read};
 use crate::envelope;
+use crate::lease::Moment;
+use crate::ledger::Ledgers;
+use crate::lock::{LockKind, Share};
+use crate::store::Inner;
 
 /// How long a scan is built upon by others. Cache mounts may have grown meanwhile.
 const LASTS: Duration = Duration::from_secs(600);

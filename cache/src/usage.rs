@@ -7,10 +7,11 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::digest::{BlobDigest, LayerId};
+use crate::directory::{list_names, read};
 use crate::error::Result;
 use crate::lease::{self, Moment};
 use crate::object::{BLOBS, Kind, MOUNTS, Object, SIZE, STAMP, TREES};
-use crate::store::{Inner, Store, list_names, read};
+use crate::store::{Inner, Store};
 use crate::{name, tree};
 
 /// A number of objects and their bytes on disk.
@@ -122,11 +123,7 @@ impl Store {
                         None => continue,
                     },
                 };
-                found.push(Found {
-                    object: Object::Small(kind, name),
-                    used: Moment::of(&stat),
-                    bytes: on_disk(&stat),
-                });
+                found.push(Found { object: Object::Small(kind, name), used: Moment::of(&stat), bytes: on_disk(&stat) });
             }
         }
         Ok(())

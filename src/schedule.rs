@@ -108,6 +108,11 @@ impl Schedule {
         });
     }
 
+    /// How urgent a step is: nanoseconds from its start to the end of the build along the longest path.
+    pub fn priority(&self, step: StepId) -> u64 {
+        u64::try_from(self.priorities[step.index()]).unwrap_or(u64::MAX)
+    }
+
     /// Starts nothing more: what does not run yet is cancelled.
     pub fn stop(&mut self) {
         for step in 0..self.states.len() as u32 {

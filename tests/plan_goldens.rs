@@ -86,6 +86,24 @@ fn nothing_the_parser_accepts_is_too_much_for_the_plan() {
     assert!(files > LEAST_CASES);
 }
 
+/// L19, D186
+#[test]
+fn sources_hidden_by_dockerignore_are_found() {
+    let text = "FROM scratch AS a\nCOPY b.txt ./sub/x /\nFROM scratch\n# check=skip=CopyIgnoredFile\nCOPY sub/y /\n\
+                ADD . https://example.com/sub /d/\nCOPY --from=a sub /e\n";
+    let file = parse(Source::new("Dockerfile", text)).unwrap();
+    let decided = plan_options(&Value::Null);
+    let Ok(Planned::Plan(plan, _)) = plan(&file, &decided, &Facts::new()) else { panic!("nothing is missing") };
+    let ignored = |path: &str| path == "sub" || path.starts_with("sub/");
+    let found = |all| {
+        let lints = rbuild::plan::lint::ignored_sources(&file, &decided, &plan, &ignored, all);
+        lints.iter().map(|lint| format!("{} {}", lint.lines.first, lint.message)).collect::<Vec<_>>()
+    };
+    let copy = "2 Attempting to Copy file \"sub/x\" that is excluded by .dockerignore";
+    assert_eq!(found(false), [copy]);
+    assert_eq!(found(true), [copy, "6 Attempting to Add file \".\" that is excluded by .dockerignore"]);
+}
+
 /// A long file costs time in proportion: no pass over all steps or stages for each step.
 #[test]
 fn long_files_are_planned_quickly() {

@@ -19,7 +19,7 @@ use rbuild::oci::platform::Platform;
 use rbuild::plan::dump::{GraphFormat, dump, graph};
 use rbuild::plan::graph::{Network, Op, Plan};
 use rbuild::plan::{
-    Facts, ImageFacts, ImageRequest, NamedContext, NoCache, Outlined, PlanOptions, Planned, outline, plan,
+    Checked, Facts, ImageFacts, ImageRequest, NamedContext, NoCache, Outlined, PlanOptions, Planned, check, outline, plan,
 };
 use rbuild::source::Source;
 use rbuild_cache::digest::{DiffId, Sha256};
@@ -54,6 +54,72 @@ fn every_case_is_planned_as_expected() {
         }
     }
     assert!(failed.is_empty(), "{} cases differ\n{}", failed.len(), failed.join("\n"));
+}
+
+/// Whatever the parser accepts is planned or explained, and so are all its stages.
+#[test]
+fn nothing_the_parser_accepts_is_too_much_for_the_plan() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let mut files = 0;
+    for area in ["parse", "plan"] {
+        for case in std::fs::read_dir(root.join(area)).unwrap() {
+            let bytes = std::fs::read(case.unwrap().path().join("Dockerfile")).unwrap();
+            let Ok(file) = parse(Source::new("Dockerfile", String::from_utf8_lossy(&bytes))) else { continue };
+            files += 1;
+            let decided = plan_options(&Value::Null);
+            let mut facts = Facts::new();
+            for round in 0.. {
+                assert!(round < MAX_ROUNDS, "asks too often");
+                match check(&file, &decided, &facts) {
+                    Checked::Done { .. } => break,
+                    Checked::Needs(requests) => {
+                        requests.iter().for_each(|request| facts.answer(request, image(request, &Value::Null)));
+                    }
+                }
+            }
+            if let Ok(Planned::Plan(plan, _)) = plan(&file, &decided, &facts) {
+                assert!(!petgraph::algo::is_cyclic_directed(&plan.steps));
+                assert!(!dump(&plan).is_empty());
+            }
+        }
+    }
+    assert!(files > LEAST_CASES);
+}
+
+/// L19, D186
+#[test]
+fn sources_hidden_by_dockerignore_are_found() {
+    let text = "FROM scratch AS a\nCOPY b.txt ./sub/x /\nFROM scratch\n# check=skip=CopyIgnoredFile\nCOPY sub/y /\n\
+                ADD . https://example.com/sub /d/\nCOPY --from=a sub /e\n";
+    let file = parse(Source::new("Dockerfile", text)).unwrap();
+    let decided = plan_options(&Value::Null);
+    let Ok(Planned::Plan(plan, _)) = plan(&file, &decided, &Facts::new()) else { panic!("nothing is missing") };
+    let ignored = |path: &str| path == "sub" || path.starts_with("sub/");
+    let found = |all| {
+        let lints = rbuild::plan::lint::ignored_sources(&file, &decided, &plan, &ignored, all);
+        lints.iter().map(|lint| format!("{} {}", lint.lines.first, lint.message)).collect::<Vec<_>>()
+    };
+    let copy = "2 Attempting to Copy file \"sub/x\" that is excluded by .dockerignore";
+    assert_eq!(found(false), [copy]);
+    assert_eq!(found(true), [copy, "6 Attempting to Add file \".\" that is excluded by .dockerignore"]);
+}
+
+/// A long file costs time in proportion: no pass over all steps or stages for each step.
+#[test]
+fn long_files_are_planned_quickly() {
+    let stages: String = (1..3000).map(|n| format!("FROM s{} AS s{n}\nCOPY --from=s{} a /b\n", n - 1, n - 1)).collect();
+    let runs: String = (0..3000).map(|n| format!("ENV A{}={n}\nRUN echo {n}\n", n % 50)).collect();
+    for text in [format!("FROM alpine AS s0\n{stages}"), format!("FROM alpine\n{runs}")] {
+        let file = parse(Source::new("Dockerfile", text)).unwrap();
+        let decided = plan_options(&Value::Null);
+        let mut facts = Facts::new();
+        let started = std::time::Instant::now();
+        let Ok(Planned::Needs(requests)) = plan(&file, &decided, &facts) else { panic!("the base is not known") };
+        requests.iter().for_each(|request| facts.answer(request, image(request, &Value::Null)));
+        let Ok(Planned::Plan(plan, _)) = plan(&file, &decided, &facts) else { panic!("the base is known") };
+        assert!(plan.steps.node_count() >= 3000);
+        assert!(started.elapsed().as_secs() < 10, "took {:?}", started.elapsed());
+    }
 }
 
 fn check_rows(case: &str, rows: &str) {

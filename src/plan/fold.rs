@@ -1,7 +1,7 @@
 //! Folding a stage: its instructions one after the other onto a config, a history, a list of variables and a tip, the
 //! last step that made files. What makes files becomes a step; the rest only changes the config.
 //!
-//! `run` and `copy` hold how those two become steps. Knows no image store: everything it needs was asked for before.
+//! `base` holds how a stage starts, `run` and `copy` how those two become steps. Knows no image store: everything it needs was asked for before.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +12,8 @@ use crate::oci::config::{History, ImageConfig};
 use crate::oci::platform::Platform;
 use crate::plan::env::{Env, Origin};
 use crate::plan::expose;
-use crate::plan::facts::{Facts, ImageFacts};
-use crate::plan::graph::{BaseImage, Copy, CopySource, From, HistoryDraft, Op, Step, StepId, Workdir};
+use crate::plan::facts::Facts;
+use crate::plan::graph::{HistoryDraft, Op, Step, StepId, Workdir};
 use crate::plan::lint::{self, Linter};
 use crate::plan::name::{self, Names};
 use crate::plan::options::PlanOptions;
@@ -21,10 +21,9 @@ use crate::plan::outline::Seen;
 use crate::plan::reach::Trigger;
 use crate::plan::scope::{self, ArgInfo, Globals, NOT_IN_ENV};
 use crate::plan::site::Site;
-use crate::plan::stage::{Base, ImageName, MAIN_CONTEXT, Outside, Stages, Tree};
+use crate::plan::stage::{Base, Stages, Tree};
 use crate::plan::steps::Steps;
 use crate::plan::{config, paths};
-use crate::source::Lines;
 
 /// What a stage has come to; a child stage starts from a copy of it.
 #[derive(Clone, Debug)]
@@ -92,14 +91,15 @@ impl Here<'_> {
     }
 }
 
-impl<'a> Fold<'a> {
+impl Fold<'_> {
     /// Folds one stage; all it needs must have been folded before (later stages are faults).
     pub(crate) fn stage(&mut self, index: usize, triggers: &[Trigger]) -> Result<(), Diagnostic> {
         let stage = &self.stages.list[index];
         let site = Site::from_line(self.file, stage.ast);
         let (state, total) = match &stage.base {
             Base::Replaced(outside) => {
-                let state = self.outside_state(outside, stage.platform.as_ref(), None, &site)?;
+                let mut state = self.outside_state(outside, stage.platform.as_ref(), None, &site)?;
+                state.config.config.on_build = None;
                 self.states[index] = Some(state);
                 return Ok(());
             }
@@ -142,155 +142,6 @@ impl<'a> Fold<'a> {
         let platform = platform.or_else(|| stage.platform.clone()).unwrap_or_else(|| self.target().clone());
         Names::new(label, self.options.multi_platform.then_some(platform), total)
     }
-
-    fn target(&self) -> &'a Platform {
-        self.options.target_platform()
-    }
-
-    /// The facts of an image; they were asked for before folding began.
-    fn image(&self, image: &ImageName, wanted: &Platform, site: &Site) -> Result<&'a ImageFacts, Diagnostic> {
-        self.facts
-            .image(&image.reference, &wanted.to_string())
-            .ok_or_else(|| site.fault("unknown-image", format!("{}: not resolved", image.written)))
-    }
-
-    fn has_step(&self, outside: &Outside, platform: Option<&Platform>) -> bool {
-        let wanted = platform.unwrap_or(self.target());
-        match outside {
-            Outside::Image(image) if image.context.is_none() => {
-                self.facts.image(&image.reference, &wanted.to_string()).is_some_and(|facts| !facts.is_empty())
-            }
-            Outside::Image(_) | Outside::Empty | Outside::Files(_) => false,
-        }
-    }
-
-    /// The state a stage starts with that stands on something outside the file. `asked` is `--platform` of the FROM.
-    fn outside_state(
-        &mut self,
-        outside: &Outside,
-        asked: Option<&Platform>,
-        names: Option<Names>,
-        site: &Site,
-    ) -> Result<State, Diagnostic> {
-        let wanted = asked.unwrap_or(self.target()).clone();
-        let empty = |platform: &Platform| State {
-            config: config::empty(platform),
-            base_history: Vec::new(),
-            base_layers: 0,
-            history: Vec::new(),
-            env: Env::default(),
-            declared: Vec::new(),
-            workdir_seen: false,
-            tip: None,
-            platform: platform.clone(),
-        };
-        match outside {
-            // `--platform` says nothing about an empty root (observed 48).
-            Outside::Empty => Ok(empty(self.target())),
-            Outside::Files(name) => {
-                let mut state = empty(&wanted);
-                state.tip = Some(self.steps.add(files_as_root(name, &wanted, site.lines)));
-                Ok(state)
-            }
-            Outside::Image(image) => {
-                let facts = self.image(image, &wanted, site)?;
-                let platform = self.platform_of(facts, asked, image);
-                let tip = self.image_step(image, facts, &wanted, &platform, names, site.lines);
-                if image.context.is_none() && !facts.is_empty() {
-                    let mut linter = Linter::new(self.file, self.options, None, &mut self.lints);
-                    lint::base_platform(&mut linter, &image.written, &platform, &facts.config, site.lines);
-                }
-                Ok(State {
-                    config: config::inherited(&facts.config),
-                    base_history: facts.config.history.clone(),
-                    base_layers: facts.config.rootfs.diff_ids.len(),
-                    tip,
-                    ..empty(&platform)
-                })
-            }
-        }
-    }
-
-    /// What a stage on an image runs on: what was asked for; else the image's own platform if this machine runs it.
-    fn platform_of(&self, facts: &ImageFacts, asked: Option<&Platform>, image: &ImageName) -> Platform {
-        let target = self.target();
-        let config = &facts.config;
-        if let Some(asked) = asked {
-            return asked.clone();
-        }
-        let same = target.os == config.os && target.architecture == config.architecture;
-        if self.options.target_platform.is_some() || image.context.is_some() || same {
-            return target.clone();
-        }
-        let mut runnable = self.options.build_platforms.iter();
-        let own = runnable.find(|p| p.os == config.os && p.architecture == config.architecture);
-        own.unwrap_or(target).clone()
-    }
-
-    /// The step of an image's layers; none when it has none.
-    fn image_step(
-        &mut self,
-        image: &ImageName,
-        facts: &ImageFacts,
-        wanted: &Platform,
-        platform: &Platform,
-        names: Option<Names>,
-        lines: Lines,
-    ) -> Option<StepId> {
-        if facts.is_empty() {
-            return None;
-        }
-        let digest = facts.digest.as_ref().filter(|_| !image.reference.contains('@'));
-        let full = digest.map_or(image.reference.clone(), |digest| format!("{}@{digest}", image.reference));
-        let name = match (&image.context, names) {
-            (Some(context), _) => format!("[context {context}] {}", image.written),
-            (None, Some(mut names)) => names.next(&format!("FROM {full}"), false, &Env::default()),
-            (None, None) => format!("FROM {full}"),
-        };
-        Some(self.steps.add(Step {
-            op: Op::Image(BaseImage {
-                reference: image.reference.clone(),
-                platform: wanted.to_string(),
-                handle: facts.handle.clone(),
-                diff_ids: facts.config.rootfs.diff_ids.clone(),
-            }),
-            parent: None,
-            name,
-            lines,
-            stage: String::new(),
-            no_cache: false,
-            platform: platform.to_string(),
-        }))
-    }
-
-    /// The tree an instruction reads, as steps see it. `verb` words the fault of a stage that comes later.
-    pub(crate) fn tree(
-        &mut self,
-        tree: &Tree,
-        site: &Site,
-        later: impl FnOnce() -> String,
-    ) -> Result<From, Diagnostic> {
-        match tree {
-            Tree::Main => Ok(From::Context(MAIN_CONTEXT.to_owned())),
-            Tree::Stage(index) => match (&self.states[*index], &self.stages.list[*index].base) {
-                (None, _) => Err(site.fault("later-stage", later())),
-                // Files are read where they are; only a stage built on them needs them as a root.
-                (Some(_), Base::Replaced(Outside::Files(name))) => Ok(From::Context(name.clone())),
-                (Some(state), Base::Replaced(_) | Base::Stage(_) | Base::Outside(_)) => {
-                    Ok(state.tip.map_or(From::Scratch, From::Step))
-                }
-            },
-            Tree::Outside(Outside::Empty) => Ok(From::Scratch),
-            Tree::Outside(Outside::Files(name)) => Ok(From::Context(name.clone())),
-            Tree::Outside(Outside::Image(image)) => {
-                let wanted = self.target().clone();
-                let facts = self.image(image, &wanted, site)?;
-                let platform = self.platform_of(facts, None, image);
-                let step = self.image_step(image, facts, &wanted, &platform, None, site.lines);
-                Ok(step.map_or(From::Scratch, From::Step))
-            }
-        }
-    }
 }
 
 /// The numbered steps a stage's instructions make.
@@ -315,33 +166,6 @@ fn count(stage: &ast::Stage, triggers: &[Trigger]) -> usize {
         | InstructionKind::Onbuild(_) => false,
     })
     .count()
-}
-
-/// A named context of files used as a base: its files are copied into an empty root.
-fn files_as_root(name: &str, platform: &Platform, lines: Lines) -> Step {
-    Step {
-        op: Op::Copy(Copy {
-            sources: vec![CopySource::Path {
-                from: From::Context(name.to_owned()),
-                path: "/".to_owned(),
-                unpack: false,
-            }],
-            destination: "/".to_owned(),
-            chown: None,
-            chmod: None,
-            link: false,
-            parents: false,
-            exclude: Vec::new(),
-            add: false,
-            labels: vec!["/".to_owned()],
-        }),
-        parent: None,
-        name: format!("[context {name}] load from client"),
-        lines,
-        stage: String::new(),
-        no_cache: false,
-        platform: platform.to_string(),
-    }
 }
 
 impl StageFold<'_, '_> {
@@ -481,7 +305,7 @@ impl StageFold<'_, '_> {
 
     /// ARG: a build-arg wins, then the default, then the global ARG's value. Each pair sees the ones before it.
     fn arg(&mut self, here: &Here<'_>, declarations: &[ast::ArgDeclaration]) -> Result<String, Diagnostic> {
-        let mut text = "ARG".to_owned();
+        let mut words = vec!["ARG".to_owned()];
         for declaration in declarations {
             let name = &declaration.key.text;
             let value = match (self.fold.options.build_arg(name), &declaration.default) {
@@ -489,12 +313,9 @@ impl StageFold<'_, '_> {
                 (None, Some(default)) => Some(self.expand(here, default)?),
                 (None, None) => self.fold.globals.env.get(name).map(str::to_owned),
             };
-            text += &format!(" {name}");
-            if let Some(value) = &value {
-                text += &format!("={value}");
-                if !NOT_IN_ENV.contains(&name.as_str()) {
-                    self.state.env.set(name, value, Origin::Arg);
-                }
+            words.push(value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}")));
+            if let Some(value) = value.as_ref().filter(|_| !NOT_IN_ENV.contains(&name.as_str())) {
+                self.state.env.set(name, value, Origin::Arg);
             }
             let seen = &mut self.fold.seen[self.index];
             seen.used.insert(name.clone());
@@ -505,7 +326,7 @@ impl StageFold<'_, '_> {
             }
             self.state.declared.push((name.clone(), value));
         }
-        Ok(text)
+        Ok(words.join(" "))
     }
 
     fn expose(&mut self, here: &Here<'_>, words: &[Word]) -> Result<String, Diagnostic> {

@@ -112,7 +112,7 @@ pub struct Run {
     pub network: Network,
     /// `--security=insecure`.
     pub insecure: bool,
-    /// A `#!` heredoc: this file appears at `/dev/pipes/<name>`, mode 0755; argv is its path.
+    /// A `#!` heredoc: this file appears at `/dev/pipes/<name>`, mode 0755; argv is the shell with that path.
     pub script: Option<InlineFile>,
     /// Host name inside, default `buildkitsandbox`.
     pub hostname: String,

@@ -1,10 +1,11 @@
 //! Dockerfile, options and facts to a plan: a graph of steps that make files, and the image they end in.
 //!
 //! Pure. When the config of an image is missing, [`plan`] *returns what it needs* and is called again; it never asks anybody.
-//! The way through: `scope` (global ARGs) → `stage` (names) → `reach` (what the target needs) → `fold` (instructions of a
-//! stage onto its state, with `run`, `copy`, `config`) → `steps` (the graph). Nothing here knows how a step is run, stored
+//! The way through: `scope` (global ARGs) → `stage` (names) → `reach` (what the target needs) → `base` and `fold`
+//! (instructions of a stage onto its state, with `run`, `copy`, `config`) → `steps` (the graph). Nothing here knows how a step is run, stored
 //! or keyed, except that [`key`] says which facts of a step are its identity.
 
+mod base;
 mod config;
 mod copy;
 pub mod dump;
@@ -45,6 +46,7 @@ use stage::Stages;
 
 /// The answer of [`plan`].
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 pub enum Planned {
     /// Everything is known. The findings are all there are, the parser's among them.
     Plan(Plan, Vec<Lint>),
@@ -61,22 +63,62 @@ pub enum Outlined {
     Needs(Vec<ImageRequest>),
 }
 
+/// The answer of [`check`].
+#[derive(Debug)]
+pub enum Checked {
+    /// Everything was looked at.
+    Done {
+        /// All findings of the rules.
+        lints: Vec<Lint>,
+        /// What would keep the build from being planned.
+        faults: Vec<Diagnostic>,
+    },
+    /// As in [`Planned::Needs`].
+    Needs(Vec<ImageRequest>),
+}
+
 /// Plans the build of one platform.
 pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<Planned, Vec<Diagnostic>> {
-    let inputs = Inputs::new(file, options, facts)?;
-    Ok(match inputs.fold()? {
+    let mut lints = Vec::new();
+    let inputs = Inputs::new(file, options, facts, &mut lints)?;
+    Ok(match inputs.fold(&mut lints)? {
         Folded::Needs(missing) => Planned::Needs(missing),
         Folded::Done(fold, target, reached) => {
-            let lints = inputs.lints(&fold, &reached)?;
+            inputs.add_text_lints(&reached, &mut lints);
+            inputs.refuse_lints(&lints)?;
             Planned::Plan(inputs.finish(fold, target), lints)
         }
     })
 }
 
+/// Looks for findings and faults (`--check`): without a target in all stages. Findings come out beside faults.
+pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked {
+    let all_stages = options.target.as_deref().is_none_or(str::is_empty);
+    let options = PlanOptions { all_stages, ..options.clone() };
+    let mut lints = Vec::new();
+    let checked = Inputs::new(file, &options, facts, &mut lints).and_then(|inputs| match inputs.fold(&mut lints)? {
+        Folded::Needs(missing) => Ok(Some(missing)),
+        Folded::Done(_, _, reached) => {
+            inputs.add_text_lints(&reached, &mut lints);
+            inputs.refuse_lints(&lints).map(|()| None)
+        }
+    });
+    match checked {
+        Ok(Some(missing)) => Checked::Needs(missing),
+        Ok(None) => Checked::Done { lints, faults: Vec::new() },
+        Err(faults) => {
+            lints.extend(lint_stages(file, lint::check_of_file(file, &options).as_ref(), &|_| true));
+            in_order(&mut lints);
+            Checked::Done { lints, faults }
+        }
+    }
+}
+
 /// What a target can be given (`--call=outline`).
 pub fn outline(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<Outlined, Vec<Diagnostic>> {
-    let inputs = Inputs::new(file, options, facts)?;
-    Ok(match inputs.fold()? {
+    let mut lints = Vec::new();
+    let inputs = Inputs::new(file, options, facts, &mut lints)?;
+    Ok(match inputs.fold(&mut lints)? {
         Folded::Needs(missing) => Outlined::Needs(missing),
         Folded::Done(fold, target, reached) => {
             let reads = |stage: usize| {
@@ -97,27 +139,31 @@ struct Inputs<'a> {
     epoch: Option<i64>,
     globals: Globals,
     stages: Stages<'a>,
-    lints: Vec<Lint>,
 }
 
 /// How far folding came.
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 enum Folded<'i> {
     Needs(Vec<ImageRequest>),
     Done(Fold<'i>, usize, Reached),
 }
 
 impl<'a> Inputs<'a> {
-    fn new(file: &'a Dockerfile, options: &PlanOptions, facts: &'a Facts) -> Result<Self, Vec<Diagnostic>> {
-        let mut lints = Vec::new();
-        lint::default_base_names(file, options, &mut lints);
+    fn new(
+        file: &'a Dockerfile,
+        options: &PlanOptions,
+        facts: &'a Facts,
+        lints: &mut Vec<Lint>,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        lint::default_base_names(file, options, lints);
         let mut globals = Globals::new(file, options).map_err(one)?;
         let (epoch, options) = epoch::resolve(file, options, &mut globals).map_err(one)?;
-        let stages = Stages::new(file, &options, &globals, &mut lints).map_err(one)?;
-        Ok(Self { file, facts, options, epoch, globals, stages, lints })
+        let stages = Stages::new(file, &options, &globals, lints).map_err(one)?;
+        Ok(Self { file, facts, options, epoch, globals, stages })
     }
 
     /// Folds what the target needs, or says what must be known for that.
-    fn fold(&self) -> Result<Folded<'_>, Vec<Diagnostic>> {
+    fn fold(&self, lints: &mut Vec<Lint>) -> Result<Folded<'_>, Vec<Diagnostic>> {
         let target = self.stages.target(self.options.target.as_deref());
         let target = target.map_err(|text| one(site::of_file(self.file, "unknown-target", text)))?;
         let count = self.stages.list.len();
@@ -136,19 +182,20 @@ impl<'a> Inputs<'a> {
             steps: steps::Steps::default(),
             states: (0..count).map(|_| None).collect(),
             seen: vec![outline::Seen::default(); count],
-            lints: self.lints.clone(),
+            lints: Vec::new(),
         };
         for index in &reached.stages {
             let triggers = reached.triggers.get(index).map_or(&[][..], Vec::as_slice);
-            fold.stage(*index, triggers).map_err(one)?;
+            let folded = fold.stage(*index, triggers);
+            lints.append(&mut fold.lints);
+            folded.map_err(one)?;
         }
         Ok(Folded::Done(fold, target, reached))
     }
 
-    /// All findings in order of lines; a fault when the check options make findings faults.
-    fn lints(&self, fold: &Fold<'_>, reached: &Reached) -> Result<Vec<Lint>, Vec<Diagnostic>> {
+    /// Adds the findings that need no expansion: of what is folded all, of the rest how it is written.
+    fn add_text_lints(&self, reached: &Reached, lints: &mut Vec<Lint>) {
         let check = lint::check_of_file(self.file, &self.options);
-        let mut lints = fold.lints.clone();
         let plain = |index: usize| reached.stages.contains(&index) && !reached.triggers.contains_key(&index);
         lints.extend(lint_stages(self.file, check.as_ref(), &plain));
         for (index, triggers) in &reached.triggers {
@@ -156,11 +203,14 @@ impl<'a> Inputs<'a> {
             let own = &self.stages.list[*index].ast.instructions;
             lints.extend(lint_instructions(triggered.chain(own), check.as_ref()));
         }
-        lints.sort_by(|a, b| (a.lines, a.rule).cmp(&(b.lines, b.rule)));
-        lints.dedup();
-        match lint::violation(check.as_ref(), &lints) {
-            Some(text) => Err(vec![site::of_file(self.file, "lint-violation", text)]),
-            None => Ok(lints),
+        in_order(lints);
+    }
+
+    /// With `error=true` in the check options findings are faults.
+    fn refuse_lints(&self, lints: &[Lint]) -> Result<(), Vec<Diagnostic>> {
+        match lint::violation(lint::check_of_file(self.file, &self.options).as_ref(), lints) {
+            Some(text) => Err(one(site::of_file(self.file, "lint-violation", text))),
+            None => Ok(()),
         }
     }
 
@@ -186,4 +236,9 @@ impl<'a> Inputs<'a> {
 
 fn one(fault: Diagnostic) -> Vec<Diagnostic> {
     vec![fault]
+}
+
+fn in_order(lints: &mut Vec<Lint>) {
+    lints.sort_by(|a, b| (a.lines, a.rule).cmp(&(b.lines, b.rule)));
+    lints.dedup();
 }

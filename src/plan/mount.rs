@@ -37,7 +37,7 @@ pub(crate) fn resolve(
         written::MountKind::Tmpfs => {
             MountKind::Tmpfs { size: u64::try_from(mount.size_limit).ok().filter(|size| *size > 0) }
         }
-        written::MountKind::Secret => return secret(mount, around),
+        written::MountKind::Secret => return Ok(secret(mount, around)),
         written::MountKind::Ssh => return ssh(mount, around),
     };
     let target = paths::absolute(around.workdir, &mount.target);
@@ -65,7 +65,7 @@ fn cache(mount: &written::Mount, tree: From, around: &Surroundings<'_>) -> Mount
     }
 }
 
-fn secret(mount: written::Mount, around: &Surroundings<'_>) -> Result<Mount, String> {
+fn secret(mount: written::Mount, around: &Surroundings<'_>) -> Mount {
     let named = [&mount.source, &mount.id].into_iter().find(|text| !text.is_empty());
     let id = named.cloned().unwrap_or_else(|| paths::base_name(&mount.target));
     let target = if mount.target.is_empty() {
@@ -82,7 +82,7 @@ fn secret(mount: written::Mount, around: &Surroundings<'_>) -> Result<Mount, Str
         uid: mount.uid.unwrap_or(0),
         gid: mount.gid.unwrap_or(0),
     };
-    Ok(Mount { target, kind })
+    Mount { target, kind }
 }
 
 fn ssh(mount: written::Mount, around: &Surroundings<'_>) -> Result<Mount, String> {

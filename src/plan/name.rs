@@ -28,19 +28,12 @@ impl Names {
     /// The next step's name. `env` tells which platform is compiled for.
     pub(crate) fn next(&mut self, text: &str, triggered: bool, env: &Env) -> String {
         self.given += 1;
-        let mut name = String::from("[");
-        if let Some(platform) = &self.platform {
-            name += &format!("{platform}{} ", arrow(platform, env));
-        }
-        if !self.label.is_empty() {
-            name += &format!("{} ", self.label);
-        }
+        let platform = self.platform.as_ref().map(|platform| format!("{platform}{} ", arrow(platform, env)));
+        let platform = platform.unwrap_or_default();
+        let label = if self.label.is_empty() { String::new() } else { format!("{} ", self.label) };
         let width = self.total.to_string().len();
-        name += &format!("{:width$}/{}] ", self.given, self.total);
-        if triggered {
-            name += "ONBUILD ";
-        }
-        name + text
+        let onbuild = if triggered { "ONBUILD " } else { "" };
+        format!("[{platform}{label}{:width$}/{}] {onbuild}{text}", self.given, self.total)
     }
 }
 

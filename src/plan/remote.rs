@@ -59,7 +59,7 @@ fn git(text: &str) -> Result<Option<Git>, String> {
     let known = match remote.split_once("://") {
         Some((scheme, place)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) && !scheme.is_empty() => {
             match scheme.to_ascii_lowercase().as_str() {
-                "http" | "https" => place.split_once('/').is_some_and(|(_, path)| path.ends_with(".git")),
+                "http" | "https" => place.contains('/') && place.rsplit_once('.').is_some_and(|(_, end)| end == "git"),
                 "git" | "ssh" => true,
                 _ => false,
             }
@@ -176,16 +176,9 @@ fn percent_decoded(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((first, tail)) = rest.split_first() {
         let hex = tail.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        match hex.filter(|_| *first == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
+        let decoded = hex.filter(|_| *first == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        bytes.push(decoded.unwrap_or(*first));
+        rest = if decoded.is_some() { &tail[2..] } else { tail };
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -263,37 +263,60 @@ impl<'a> Stages<'a> {
         }
     }
 
+    /// Looks for circles through `--from`, from each stage in turn; the stage the search began at is named, as in BuildKit.
     fn refuse_cycles(&self, file: &Dockerfile) -> Result<(), Diagnostic> {
-        let mut visited = vec![Visit::Not; self.list.len()];
-        for index in 0..self.list.len() {
-            self.visit(index, file, &mut visited)?;
-        }
-        Ok(())
-    }
-
-    fn visit(&self, index: usize, file: &Dockerfile, visited: &mut [Visit]) -> Result<(), Diagnostic> {
-        visited[index] = Visit::Now;
-        let stage = &self.list[index];
-        for (instruction, trees) in stage.ast.instructions.iter().zip(&stage.reads) {
-            for tree in trees {
-                let Tree::Stage(next) = tree else { continue };
-                match visited[*next] {
+        let mut visits = vec![Visit::Not; self.list.len()];
+        for root in 0..self.list.len() {
+            if visits[root] != Visit::Not {
+                continue;
+            }
+            visits[root] = Visit::Now;
+            let mut path = vec![(root, self.needs(root))];
+            let mut first = None;
+            while let Some((stage, needs)) = path.last_mut() {
+                let Some((instruction, next)) = needs.pop() else {
+                    visits[*stage] = Visit::Done;
+                    path.pop();
+                    continue;
+                };
+                if *stage == root {
+                    first = Some(instruction);
+                }
+                match visits[next] {
                     Visit::Done => {}
-                    Visit::Not => self.visit(*next, file, visited)?,
+                    Visit::Not => {
+                        visits[next] = Visit::Now;
+                        path.push((next, self.needs(next)));
+                    }
                     Visit::Now => {
-                        let message = format!("circular dependency detected on stage: {}", stage.label);
-                        return Err(Site::instruction(file, instruction).fault("circular-dependency", message));
+                        let text = format!("circular dependency detected on stage: {}", self.list[root].label);
+                        let site = Site::instruction(file, first.unwrap_or(instruction));
+                        return Err(site.fault("circular-dependency", text));
                     }
                 }
             }
         }
-        visited[index] = Visit::Done;
         Ok(())
+    }
+
+    /// The stages a stage reads and the instructions that do, last first.
+    fn needs(&self, stage: usize) -> Vec<(&'a Instruction, usize)> {
+        let stage = &self.list[stage];
+        let pairs = stage.ast.instructions.iter().zip(&stage.reads);
+        let needs = pairs.flat_map(|(instruction, trees)| trees.iter().map(move |tree| (instruction, tree)));
+        let mut needs: Vec<_> = needs
+            .filter_map(|(instruction, tree)| match tree {
+                Tree::Stage(next) => Some((instruction, *next)),
+                Tree::Main | Tree::Outside(_) => None,
+            })
+            .collect();
+        needs.reverse();
+        needs
     }
 }
 
 /// How far the search for cycles is with a stage.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Visit {
     Not,
     Now,

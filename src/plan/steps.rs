@@ -16,16 +16,12 @@ impl Steps {
         let same = self.0.iter().position(|other| {
             other.parent == step.parent && other.platform == step.platform && other.op == step.op
         });
-        match same {
-            Some(index) => {
-                self.0[index].no_cache |= step.no_cache;
-                StepId::new(index)
-            }
-            None => {
-                self.0.push(step);
-                StepId::new(self.0.len() - 1)
-            }
+        if let Some(index) = same {
+            self.0[index].no_cache |= step.no_cache;
+            return StepId::new(index);
         }
+        self.0.push(step);
+        StepId::new(self.0.len() - 1)
     }
 
     /// The graph of `target` and all it needs, with the new names of the steps that stayed.

@@ -47,8 +47,22 @@ const MAX_EXCERPT_WIDTH: usize = 4096;
 
 impl Diagnostic {
     /// A fault of what an instruction means, to be reported at that instruction.
-    pub fn meaning(code: &'static str, text: impl Into<String>, source: &Arc<Source>, span: Span, lines: Lines) -> Self {
-        Self { code, text: text.into(), source: Arc::clone(source), span, lines: Some(lines), help: None, kind: Kind::Meaning }
+    pub fn meaning(
+        code: &'static str,
+        text: impl Into<String>,
+        source: &Arc<Source>,
+        span: Span,
+        lines: Lines,
+    ) -> Self {
+        Self {
+            code,
+            text: text.into(),
+            source: Arc::clone(source),
+            span,
+            lines: Some(lines),
+            help: None,
+            kind: Kind::Meaning,
+        }
     }
 
     /// The same fault with a line of help.
@@ -70,7 +84,9 @@ impl Diagnostic {
     /// The full message in BuildKit's words, e.g. `dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)`.
     pub fn message(&self) -> String {
         match (self.kind, self.lines) {
-            (Kind::Instruction, Some(lines)) => format!("dockerfile parse error on line {}: {}", lines.first, self.text),
+            (Kind::Instruction, Some(lines)) => {
+                format!("dockerfile parse error on line {}: {}", lines.first, self.text)
+            }
             (Kind::Instruction | Kind::Syntax | Kind::Meaning, _) => self.text.clone(),
         }
     }
@@ -86,7 +102,8 @@ impl Diagnostic {
         let (line, column) = self.source.position(self.span.start);
         let _ = writeln!(out, "{}:{line}:{column}: {}", self.source.name, self.text);
         let last_offset = self.span.end.max(self.span.start + 1) - 1;
-        let last = self.source.position(last_offset).0.clamp(line, line.max(lines.last)).min(line + MAX_CARET_LINES - 1);
+        let last =
+            self.source.position(last_offset).0.clamp(line, line.max(lines.last)).min(line + MAX_CARET_LINES - 1);
         let width = last.to_string().len();
         for number in line..=last {
             let text = self.source.line(number);
@@ -157,7 +174,8 @@ pub fn excerpt(source: &Source, lines: Lines) -> String {
     for number in first..=last {
         let mark = if (lines.first..=last_marked).contains(&number) { ">>>" } else { "   " };
         let text = source.line(number);
-        let (shown, more) = (&text[..floor_char(text, text.len().min(MAX_EXCERPT_WIDTH))], text.len() > MAX_EXCERPT_WIDTH);
+        let (shown, more) =
+            (&text[..floor_char(text, text.len().min(MAX_EXCERPT_WIDTH))], text.len() > MAX_EXCERPT_WIDTH);
         let _ = writeln!(out, " {number:>3} | {mark} {shown}{}", if more { "…" } else { "" });
     }
     out.push_str(RULE);
@@ -203,7 +221,12 @@ pub fn suggest<'a>(typed: &str, options: impl IntoIterator<Item = &'a str>, case
 }
 
 /// `text (did you mean option?)`, or `text` alone when nothing is close.
-pub fn with_suggestion<'a>(text: String, typed: &str, options: impl IntoIterator<Item = &'a str>, case_sensitive: bool) -> String {
+pub fn with_suggestion<'a>(
+    text: String,
+    typed: &str,
+    options: impl IntoIterator<Item = &'a str>,
+    case_sensitive: bool,
+) -> String {
     match suggest(typed, options, case_sensitive) {
         Some(option) => format!("{text} (did you mean {option}?)"),
         None => text,

@@ -60,7 +60,8 @@ impl Schedule {
     /// All steps of `graph` (an edge leads from an input to what needs it); `duration` is what a step took last time.
     pub fn new<N>(graph: &DiGraph<N, ()>, duration: impl Fn(StepId) -> Option<Duration>) -> Self {
         let count = graph.node_count();
-        let order = petgraph::algo::toposort(graph, None).expect("graph is acyclic: plan adds steps after their inputs");
+        let order =
+            petgraph::algo::toposort(graph, None).expect("graph is acyclic: plan adds steps after their inputs");
         let mut priorities = vec![0; count];
         for id in order.iter().rev() {
             let after = graph.edges_directed(*id, Outgoing).map(|edge| priorities[edge.target().index()]).max();
@@ -101,11 +102,14 @@ impl Schedule {
     pub fn finish(&mut self, step: StepId, outcome: Outcome) {
         let step = step.index() as u32;
         assert_eq!(self.states[step as usize], State::Running, "only a running step ends");
-        self.set(step, match outcome {
-            Outcome::Done => State::Done,
-            Outcome::Failed => State::Failed,
-            Outcome::Canceled => State::Canceled,
-        });
+        self.set(
+            step,
+            match outcome {
+                Outcome::Done => State::Done,
+                Outcome::Failed => State::Failed,
+                Outcome::Canceled => State::Canceled,
+            },
+        );
     }
 
     /// How urgent a step is: nanoseconds from its start to the end of the build along the longest path.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rbuild::diagnostic::Diagnostic;
 use rbuild::dockerfile::ast::{
-    Check, CommandLine, Copy, Dockerfile, Healthcheck, Heredoc, Instruction, InstructionKind, KeyValue, Run, SourceRef, Word,
+    Check, CommandLine, Copy, Dockerfile, Healthcheck, Heredoc, Instruction, InstructionKind, KeyValue, Run, SourceRef,
+    Word,
 };
 use rbuild::dockerfile::lint::lint;
 use rbuild::dockerfile::{parse, parse_trigger};
@@ -48,7 +49,8 @@ fn every_case_parses_as_expected() {
 
 fn check_rows(case: &str, rows: &str) {
     let ids: Vec<&str> = rows.strip_prefix("rows: ").unwrap_or_default().split(' ').collect();
-    let known = |id: &&str| id.len() > 1 && id.starts_with(['D', 'L', 'O', 'P']) && id[1..].bytes().all(|b| b.is_ascii_digit());
+    let known =
+        |id: &&str| id.len() > 1 && id.starts_with(['D', 'L', 'O', 'P']) && id[1..].bytes().all(|b| b.is_ascii_digit());
     assert!(ids.iter().all(known), "{case}: the first line must be `rows: D001 …`, not {rows:?}");
 }
 
@@ -132,11 +134,21 @@ fn show_instruction(out: &mut String, indent: &str, instruction: &Instruction) {
             out.push('\n');
         }
         InstructionKind::Healthcheck(Healthcheck::None) => out.push_str(" none\n"),
-        InstructionKind::Healthcheck(Healthcheck::Cmd { command, interval, timeout, start_period, start_interval, retries }) => {
+        InstructionKind::Healthcheck(Healthcheck::Cmd {
+            command,
+            interval,
+            timeout,
+            start_period,
+            start_interval,
+            retries,
+        }) => {
             let _ = writeln!(out, " {}", show_command(command));
-            for (name, duration) in
-                [("interval", interval), ("timeout", timeout), ("start-period", start_period), ("start-interval", start_interval)]
-            {
+            for (name, duration) in [
+                ("interval", interval),
+                ("timeout", timeout),
+                ("start-period", start_period),
+                ("start-interval", start_interval),
+            ] {
                 if let Some(duration) = duration {
                     writeln!(out, "{detail}{name} {duration:?}").unwrap();
                 }
@@ -219,7 +231,10 @@ fn show_trigger(out: &mut String, detail: &str, text: &str) {
 
 fn show_heredoc(out: &mut String, detail: &str, heredoc: &Heredoc) {
     let Heredoc { name, fd, expand, chomp, content, .. } = heredoc;
-    let flags = [("expand", *expand), ("chomp", *chomp)].into_iter().filter(|(_, set)| *set).map(|(flag, _)| format!(" {flag}"));
+    let flags = [("expand", *expand), ("chomp", *chomp)]
+        .into_iter()
+        .filter(|(_, set)| *set)
+        .map(|(flag, _)| format!(" {flag}"));
     let _ = writeln!(out, "{detail}heredoc {name:?} fd={fd}{} {content:?}", flags.collect::<String>());
 }
 

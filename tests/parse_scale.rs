@@ -20,7 +20,9 @@ fn in_time<T>(what: &str, work: impl FnOnce() -> T) -> T {
 }
 
 fn read(text: String) -> Result<usize, String> {
-    parse(Source::new("Dockerfile", text)).map(|file| file.stages[0].instructions.len()).map_err(|faults| faults[0].message())
+    parse(Source::new("Dockerfile", text))
+        .map(|file| file.stages[0].instructions.len())
+        .map_err(|faults| faults[0].message())
 }
 
 #[test]
@@ -36,7 +38,9 @@ fn long_lines() {
     let long = "x".repeat(10 << 20);
     let fault = "dockerfile line greater than max allowed size of 65535";
     assert_eq!(in_time("a line of 10 MB", || read(format!("FROM a\nRUN {long}"))), Err(fault.into()));
-    for start in ["RUN ", "ENV a=\"", "RUN [\"", "COPY --from=", "BOGUS", "LABEL ", "ARG '", "RUN <<", "HEALTHCHECK CMD "] {
+    for start in
+        ["RUN ", "ENV a=\"", "RUN [\"", "COPY --from=", "BOGUS", "LABEL ", "ARG '", "RUN <<", "HEALTHCHECK CMD "]
+    {
         let text = format!("FROM a\n{start}{}", "  x=y z \\\n".repeat(200_000));
         let _ = in_time(start, || read(text));
     }
@@ -73,14 +77,72 @@ fn many_heredocs() {
 /// Lines that reach further into the parser than random bytes do.
 fn dockerfile_like() -> impl Strategy<Value = String> {
     let keyword = prop::sample::select(vec![
-        "FROM", "RUN", "COPY", "ADD", "ENV", "LABEL", "ARG", "WORKDIR", "USER", "CMD", "ENTRYPOINT", "EXPOSE", "VOLUME", "SHELL",
-        "STOPSIGNAL", "HEALTHCHECK", "ONBUILD", "MAINTAINER", "run", "#", "# escape=`", "# check=", "ONBUILD RUN", "BOGUS", "",
+        "FROM",
+        "RUN",
+        "COPY",
+        "ADD",
+        "ENV",
+        "LABEL",
+        "ARG",
+        "WORKDIR",
+        "USER",
+        "CMD",
+        "ENTRYPOINT",
+        "EXPOSE",
+        "VOLUME",
+        "SHELL",
+        "STOPSIGNAL",
+        "HEALTHCHECK",
+        "ONBUILD",
+        "MAINTAINER",
+        "run",
+        "#",
+        "# escape=`",
+        "# check=",
+        "ONBUILD RUN",
+        "BOGUS",
+        "",
     ]);
     let piece = prop::sample::select(vec![
-        " ", "\t", "\u{a0}", "a", "é", "=", "\"", "'", "\\", "`", "$", "{", "}", "${x:-", "<<", "<<-", "EOF", "\n", "\r\n",
-        "\\\n", "`\n", "--", "--mount=", "--x", "[", "]", ",", "type=cache", "from=", "CMD", "NONE", "AS", "\u{0}", "/", "#", "\\u00",
+        " ",
+        "\t",
+        "\u{a0}",
+        "a",
+        "é",
+        "=",
+        "\"",
+        "'",
+        "\\",
+        "`",
+        "$",
+        "{",
+        "}",
+        "${x:-",
+        "<<",
+        "<<-",
+        "EOF",
+        "\n",
+        "\r\n",
+        "\\\n",
+        "`\n",
+        "--",
+        "--mount=",
+        "--x",
+        "[",
+        "]",
+        ",",
+        "type=cache",
+        "from=",
+        "CMD",
+        "NONE",
+        "AS",
+        "\u{0}",
+        "/",
+        "#",
+        "\\u00",
     ]);
-    let line = (keyword, prop::collection::vec(piece, 0..12)).prop_map(|(word, pieces)| format!("{word} {}", pieces.concat()));
+    let line =
+        (keyword, prop::collection::vec(piece, 0..12)).prop_map(|(word, pieces)| format!("{word} {}", pieces.concat()));
     prop::collection::vec(line, 0..8).prop_map(|lines| format!("FROM a\n{}", lines.join("\n")))
 }
 

@@ -19,7 +19,8 @@ use rbuild::oci::platform::Platform;
 use rbuild::plan::dump::{GraphFormat, dump, graph};
 use rbuild::plan::graph::{Network, Op, Plan};
 use rbuild::plan::{
-    Checked, Facts, ImageFacts, ImageRequest, NamedContext, NoCache, Outlined, PlanOptions, Planned, check, outline, plan,
+    Checked, Facts, ImageFacts, ImageRequest, NamedContext, NoCache, Outlined, PlanOptions, Planned, check, outline,
+    plan,
 };
 use rbuild::source::Source;
 use rbuild_cache::digest::{DiffId, Sha256};
@@ -124,7 +125,9 @@ fn long_files_are_planned_quickly() {
 
 fn check_rows(case: &str, rows: &str) {
     let ids: Vec<&str> = rows.strip_prefix("rows: ").unwrap_or_default().split(' ').collect();
-    let known = |id: &&str| id.len() > 1 && id.as_bytes()[0].is_ascii_uppercase() && id[1..].bytes().all(|b| b.is_ascii_digit());
+    let known = |id: &&str| {
+        id.len() > 1 && id.as_bytes()[0].is_ascii_uppercase() && id[1..].bytes().all(|b| b.is_ascii_digit())
+    };
     assert!(ids.iter().all(|id| known(&id)), "{case}: the first line must be `rows: D050 …`, not {rows:?}");
 }
 
@@ -235,9 +238,7 @@ fn plan_options(options: &Value) -> PlanOptions {
     }
     decided.no_cache = match &options["no_cache"] {
         Value::Bool(true) => NoCache::Everything,
-        Value::Array(names) => {
-            NoCache::Stages(names.iter().map(|name| name.as_str().unwrap().to_owned()).collect())
-        }
+        Value::Array(names) => NoCache::Stages(names.iter().map(|name| name.as_str().unwrap().to_owned()).collect()),
         _ => NoCache::Nothing,
     };
     decided.network = match options["network"].as_str() {

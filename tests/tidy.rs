@@ -18,12 +18,12 @@ const LAYERS: &[(u8, &[&str])] = &[
 
 /// Edges inside one layer that are meant: a pure module that builds on another pure one.
 const SAME_LAYER: &[(&str, &str)] = &[
-    ("image", "plan"),       // assembles the draft that plan made
-    ("schedule", "plan"),    // schedules plan's graph
-    ("transfer", "plan"),    // carries out plan's Copy and Workdir
-    ("snapshot", "exec"),    // makes the roots that exec runs in
-    ("layers", "files"),     // opens tree entries beneath a root
-    ("cli", "ui"),           // picks a display
+    ("image", "plan"),    // assembles the draft that plan made
+    ("schedule", "plan"), // schedules plan's graph
+    ("transfer", "plan"), // carries out plan's Copy and Workdir
+    ("snapshot", "exec"), // makes the roots that exec runs in
+    ("layers", "files"),  // opens tree entries beneath a root
+    ("cli", "ui"),        // picks a display
 ];
 
 fn root() -> PathBuf {
@@ -83,7 +83,10 @@ fn imports_go_downward_only() {
                 let Some(other) = layers.get(target.as_str()) else { continue };
                 let allowed = target == module || other < own || SAME_LAYER.contains(&(module, target.as_str()));
                 if !allowed {
-                    faults.push(format!("{file}:{}: {module} (layer {own}) imports {target} (layer {other})", number + 1));
+                    faults.push(format!(
+                        "{file}:{}: {module} (layer {own}) imports {target} (layer {other})",
+                        number + 1
+                    ));
                 }
             }
         }

@@ -29,7 +29,8 @@ impl Table {
                 None => write!(variables.last_mut().unwrap().1, " {word}").unwrap(),
             }
         }
-        let lines = text.lines().filter_map(|line| line.split_once(" | ").or_else(|| line.strip_suffix(" |").map(|l| (l, ""))));
+        let lines =
+            text.lines().filter_map(|line| line.split_once(" | ").or_else(|| line.strip_suffix(" |").map(|l| (l, ""))));
         Self {
             variables,
             mode: header("mode: ").unwrap_or_else(|| "word".to_owned()),

@@ -11,18 +11,21 @@ use std::time::UNIX_EPOCH;
 use super::args_build::BuildArgs;
 use super::contexts::Inputs;
 use super::env::Env;
-use super::request::{Allow, BuildRequest, Call, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
+use super::request::{
+    Allow, BuildRequest, Call, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options,
+};
 use super::world::{Opened, enter, now};
 use super::{Done, Failure, outputs, questions};
-use crate::catalog::Policy;
+use crate::catalog::pull::Policy;
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::Lint;
 use crate::engine::{Options, StepError};
 use crate::event::{Place, Progress, Warning};
 use crate::fetch::Fetcher;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
+use crate::snapshot::Copied;
 use crate::source::Source;
-use crate::ui::{Display, Size, failed_to_solve, warnings_summary};
+use crate::ui::{Display, Mode, Size, failed_to_solve, warnings_summary};
 
 /// Where a lint rule is explained.
 const RULE_URL: &str = "https://docs.docker.com/go/dockerfile/rule/";
@@ -37,12 +40,16 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
     let session = enter(request.call.is_none())?;
     let opened = Opened::new(session, place)?;
     let (looks, notes) = display_options(env, now, terminal_size);
-    let display = Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
+    let display =
+        Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
     let progress = Progress::new(vec![display.observer()], now);
     let done = work(&request, env, &opened, &progress);
     display.close();
     let mut warnings: Vec<Warning> = request.notes.iter().chain(&notes).map(|note| plain_warning(note)).collect();
-    let shown = request.progress.mode.shows_warnings();
+    let shown = match request.progress.mode {
+        Mode::Auto | Mode::Plain | Mode::Tty => true,
+        Mode::Quiet | Mode::RawJson | Mode::None => false,
+    };
     match done {
         Ok(Answer::Built { built, source, digest }) => {
             warnings.extend(built.lints.iter().map(|lint| lint_warning(lint, &source)));
@@ -60,7 +67,7 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
         }
         Err(Stop::Failure(failure)) => Err(failure),
         Err(Stop::Build(error)) => {
-            if let BuildError::Step { lints, source, .. } = error.as_ref() {
+            if let BuildError::Step { lints, file: source, .. } = error.as_ref() {
                 warnings.extend(lints.iter().map(|lint| lint_warning(lint, source)));
             }
             let before = if shown { warnings_summary(&warnings, debug, None) } else { String::new() };
@@ -106,6 +113,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         fetcher: &fetcher,
         executor: opened.session.executor.as_ref(),
         snapshots: snapshots.as_ref(),
+        seeds: Copied { xattrs: opened.session.overlay_xattrs },
         runtime: opened.runtime.handle(),
         progress,
         cancel: &opened.cancel,
@@ -133,9 +141,6 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
     if let Some(call) = &request.call {
         let (stdout, code) = questions::call(call, &world, &spec, &inputs)?;
         return Ok(Answer::Text { stdout, code });
-    }
-    if let Some(first) = opened.session.mode(scratch.path()).limits() {
-        progress.vertex("[internal] sandbox", &[]).remark(&first);
     }
     let built = pipeline::build(&world, &spec);
     inputs.save();
@@ -179,8 +184,10 @@ fn explained(error: &BuildError, before: String) -> Failure {
     let help = |help: &Option<String>| help.as_ref().map_or(String::new(), |text| format!("help: {text}\n"));
     let (above, last) = match error {
         BuildError::Cancelled(_) => (String::new(), error.to_string()),
-        BuildError::Dockerfile(faults) => (faults.iter().map(Diagnostic::render).collect::<Vec<_>>().join("\n"), error.to_string()),
-        BuildError::Image { source, lines, help: text, .. } => {
+        BuildError::Dockerfile(faults) => {
+            (faults.iter().map(Diagnostic::render).collect::<Vec<_>>().join("\n"), error.to_string())
+        }
+        BuildError::Image { file: source, lines, help: text, .. } => {
             (crate::diagnostic::excerpt(source, *lines) + &help(text), error.to_string())
         }
         BuildError::Step { error: StepError::Refused { help: text, .. }, .. } => (help(text), error.to_string()),

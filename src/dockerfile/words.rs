@@ -173,7 +173,8 @@ const MISSING_BRACE: &str = "syntax error: missing '}'";
 
 impl<'a> Machine<'a> {
     fn new(text: &'a str, env: Env<'a>, escape: char, mode: Mode) -> Self {
-        let top = Frame { part: Part::Top, start: 0, stop: None, keeps_escapes: mode.keeps_escapes(), in_double: false };
+        let top =
+            Frame { part: Part::Top, start: 0, stop: None, keeps_escapes: mode.keeps_escapes(), in_double: false };
         Self {
             text,
             at: 0,
@@ -469,8 +470,11 @@ impl<'a> Machine<'a> {
                 let parsed = Pattern::parse(&pattern).map_err(|why| invalid_pattern(&pattern, &why))?;
                 let value = variable.value.unwrap_or_default();
                 let replacement = &self.out[start..];
-                let replaced =
-                    if all { parsed.replace_all(&value, replacement) } else { parsed.replace_first(&value, replacement) };
+                let replaced = if all {
+                    parsed.replace_all(&value, replacement)
+                } else {
+                    parsed.replace_first(&value, replacement)
+                };
                 self.put(start, &replaced);
             }
         }

@@ -21,7 +21,7 @@ use crate::layers::view::View;
 use crate::layers::{self, LayerError};
 use crate::plan::graph::{Copy, CopySource, From};
 use crate::plan::key;
-use crate::tar::entry::{Entry, Kind, LayerPath};
+use crate::tar::entry::{Entry, Kind, Meta};
 use crate::transfer::{self, Planned, Selection, Source, TransferError, Tree};
 
 /// A tree that workers can share.
@@ -49,7 +49,9 @@ type Opening = dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync;
 impl Owned {
     fn source(&self) -> Source<'_> {
         match self {
-            Self::Path { tree, path, unpack, label } => Source::Path { tree: tree.as_ref(), path, unpack: *unpack, label },
+            Self::Path { tree, path, unpack, label } => {
+                Source::Path { tree: tree.as_ref(), path, unpack: *unpack, label }
+            }
             Self::Inline { name, content } => Source::Inline { name, content },
             Self::Download { name, size, content, mtime, unpack, open } => Source::Download {
                 name,
@@ -118,7 +120,9 @@ impl Work for CopyWork<'_> {
         for (index, source) in self.op.sources.iter().enumerate() {
             let name = format!("files of source {}", index + 1);
             match source {
-                CopySource::Path { from: From::Context(_), .. } => facts.push(name, contexts[&index].digest.to_string()),
+                CopySource::Path { from: From::Context(_), .. } => {
+                    facts.push(name, contexts[&index].digest.to_string())
+                }
                 CopySource::Path { from: from @ From::Step(_), path, .. } => {
                     facts.push(name, format!("{path} of {}", job.stack_of(from).identity()));
                 }
@@ -147,19 +151,19 @@ impl Work for CopyWork<'_> {
             listings.extend(listing(&selection).map(|l| (selection.digest.to_string(), l)));
             selections.push(selection);
         }
-        let destination: SharedTree = if self.op.link {
-            Arc::new(transfer::forest::EMPTY)
-        } else {
-            tree_of(job, &job.parent)?
-        };
+        let destination: SharedTree =
+            if self.op.link { Arc::new(transfer::forest::EMPTY) } else { tree_of(job, &job.parent)? };
         let unpacks = sources.iter().any(Source::unpacks);
         let spool = if unpacks { Some(spool_file(job.engine)?) } else { None };
         let mut sink: Box<dyn io::Write> = match &spool {
-            Some(file) => Box::new(io::BufWriter::new(file.try_clone().map_err(|e| StepError::world("open a spool file", &e))?)),
+            Some(file) => {
+                Box::new(io::BufWriter::new(file.try_clone().map_err(|e| StepError::world("open a spool file", &e))?))
+            }
             None => Box::new(io::sink()),
         };
         let now = job.plan.epoch.unwrap_or(job.engine.options.now as i64);
-        let copied = transfer::copy(self.op, &sources, selections, destination.as_ref(), now, &mut sink).map_err(refused)?;
+        let copied =
+            transfer::copy(self.op, &sources, selections, destination.as_ref(), now, &mut sink).map_err(refused)?;
         io::Write::flush(&mut sink).map_err(|e| StepError::world("write unpacked files", &e))?;
         for (path, fact) in &copied.facts.0 {
             facts.push(format!("destination {path}"), fact.to_string());
@@ -187,7 +191,7 @@ pub(super) fn write(
     engine: &Engine<'_>,
     entries: impl Iterator<Item = (Entry, layers::Content)>,
 ) -> Result<StepLayer, StepError> {
-    let record = engine.layers.write(entries, engine.cancel).map_err(|error| match error {
+    let record = engine.layers.write(entries).map_err(|error| match error {
         LayerError::Cancelled(cancelled) => StepError::Cancelled(cancelled),
         changed @ LayerError::ContextChanged(_) => StepError::refused(changed.to_string()),
         other => StepError::world("write the layer", &other),
@@ -195,7 +199,12 @@ pub(super) fn write(
     Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id })
 }
 
-fn content(planned: &Planned, owned: &Arc<[Owned]>, destination: &SharedTree, spool: Option<&Arc<File>>) -> layers::Content {
+fn content(
+    planned: &Planned,
+    owned: &Arc<[Owned]>,
+    destination: &SharedTree,
+    spool: Option<&Arc<File>>,
+) -> layers::Content {
     if matches!(planned.content, transfer::Content::None) {
         return layers::Content::None;
     }
@@ -374,6 +383,11 @@ fn plain_copy(from: From, path: &str) -> Copy {
 }
 
 impl Selected {
+    /// Owner and mode of the selected thing.
+    pub(super) fn top(&self) -> Option<&Meta> {
+        self.selection.matches.first().map(|found| &found.top.entry.meta)
+    }
+
     /// Where the selected thing lies in [`layer_of`]'s layer: a directory's content is the root, a file has its own name.
     pub(super) fn path_in_layer(&self) -> String {
         match self.selection.matches.first() {
@@ -389,13 +403,14 @@ pub(super) fn layer_of(job: &Job<'_>, selected: &Selected) -> Result<LayerId, St
     let alias = format!("mount-{}", selected.digest);
     let known = engine.store.get(ObjectKind::Alias, &alias).map_err(|e| StepError::world("read the store", &e))?;
     let known: Option<LayerId> = known.and_then(|b| std::str::from_utf8(&b).ok()?.parse().ok());
-    if let Some(id) = known.filter(|id| engine.layers.usable(id)) {
+    if let Some(id) = known.filter(|id| engine.usable(id)) {
         return Ok(id);
     }
     let op = plain_copy(From::Scratch, "/");
     let source = Source::Path { tree: selected.tree.as_ref(), path: "/", unpack: false, label: "mount" };
     let selections = vec![selected.selection.clone()];
-    let copied = transfer::copy(&op, &[source], selections, &transfer::forest::EMPTY, 0, &mut io::sink()).map_err(refused)?;
+    let copied =
+        transfer::copy(&op, &[source], selections, &transfer::forest::EMPTY, 0, &mut io::sink()).map_err(refused)?;
     let owned: Arc<[Owned]> = Arc::new([Owned::Path {
         tree: selected.tree.clone(),
         path: "/".to_owned(),

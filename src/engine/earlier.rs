@@ -37,7 +37,8 @@ pub(super) fn record(engine: &Engine<'_>, key: StepKey) -> Option<StepRecord> {
 
 fn places(engine: &Engine<'_>, plan: &Plan, id: StepId) -> [String; 2] {
     let step = &plan.steps[id];
-    let ordinal = plan.steps.node_indices().take_while(|n| *n != id).filter(|n| plan.steps[*n].stage == step.stage).count();
+    let ordinal =
+        plan.steps.node_indices().take_while(|n| *n != id).filter(|n| plan.steps[*n].stage == step.stage).count();
     let name = |what: &str, value: &str| {
         let mut hasher = KeyHasher::new("place", KEY_VERSION);
         hasher.text(&engine.options.project).text(&step.platform).text(&step.stage).text(what).text(value);

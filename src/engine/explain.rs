@@ -138,7 +138,9 @@ impl Listing {
             match self.0.get(path) {
                 None => all.push(format!("{path} is new")),
                 Some(old) if old.content != new.content => all.push(format!("{path} content changed")),
-                Some(old) if old.mode != new.mode => all.push(format!("{path} mode {:04o} -> {:04o}", old.mode, new.mode)),
+                Some(old) if old.mode != new.mode => {
+                    all.push(format!("{path} mode {:04o} -> {:04o}", old.mode, new.mode))
+                }
                 Some(_) => {}
             }
         }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use rbuild_cache::Store;
 use rbuild_cache::digest::LayerId;
+use rbuild_cache::{Kind, ObjectRef, Store};
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::event::{Progress, Vertex};
@@ -16,7 +16,7 @@ use crate::exec::Executor;
 use crate::fetch::Fetcher;
 use crate::layers::Layers;
 use crate::plan::graph::BaseImage;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Copied, Snapshots};
 use crate::transfer::Tree;
 
 mod copy;
@@ -61,6 +61,22 @@ pub struct Options {
     pub allow_insecure: bool,
 }
 
+/// What a step record or alias refers to, for the store's garbage collection; `None` if the file is of another kind.
+pub fn references(kind: Kind, _name: &str, bytes: &[u8]) -> Option<Vec<ObjectRef>> {
+    match kind {
+        Kind::Record => {
+            let record: record::StepRecord = serde_json::from_slice(bytes).ok()?;
+            Some(vec![ObjectRef::Small(Kind::Layer, record.layer.id.to_string())])
+        }
+        // An alias points at a record or names a layer.
+        Kind::Alias => {
+            let name = std::str::from_utf8(bytes).ok()?.to_owned();
+            Some(vec![ObjectRef::Small(Kind::Record, name.clone()), ObjectRef::Small(Kind::Layer, name)])
+        }
+        Kind::Layer | Kind::Index | Kind::Name | Kind::Image | Kind::Fact | Kind::History | Kind::Derived => None,
+    }
+}
+
 /// Everything a build's steps work with.
 pub struct Engine<'a> {
     /// Records, locks, cache mounts, temporary directories.
@@ -71,6 +87,8 @@ pub struct Engine<'a> {
     pub executor: &'a dyn Executor,
     /// Makes roots to run them in.
     pub snapshots: &'a dyn Snapshots,
+    /// Fills new cache mounts.
+    pub seeds: Copied,
     /// Local contexts by name; `context` is the main one.
     pub contexts: &'a BTreeMap<String, Arc<dyn Tree + Send + Sync>>,
     /// Base images.

@@ -4,10 +4,13 @@
 //! addressed, made once); one of a step is that step's stack. Cache mounts are directories of the store under its locks.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rbuild_cache::digest::{KeyHasher, LayerId};
 use rbuild_cache::{LockGuard, LockKind};
+
+use rustix::fs::{Gid, Mode, Uid};
 
 use super::copy::{self, Selected};
 use super::record::Facts;
@@ -37,7 +40,10 @@ fn source(kind: &MountKind) -> Option<(&From, &str)> {
     match kind {
         MountKind::Bind { from, source, .. } => Some((from, source)),
         MountKind::Cache { from: Some(from), source, .. } => Some((from, source)),
-        MountKind::Cache { from: None, .. } | MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => None,
+        MountKind::Cache { from: None, .. }
+        | MountKind::Tmpfs { .. }
+        | MountKind::Secret { .. }
+        | MountKind::Ssh { .. } => None,
     }
 }
 
@@ -83,7 +89,8 @@ pub(super) fn prepare(job: &Job<'_>, op: &Run, inputs: MountInputs, scratch: &Pa
     let (mut first, mut last) = (Vec::new(), Vec::new());
     let mut caches = CacheDirs::of(job, op, &inputs)?;
     for (index, mount) in op.mounts.iter().enumerate() {
-        let mut push = |list: &mut Vec<exec::Mount>, kind| list.push(exec::Mount { target: mount.target.clone(), kind });
+        let mut push =
+            |list: &mut Vec<exec::Mount>, kind| list.push(exec::Mount { target: mount.target.clone(), kind });
         match &mount.kind {
             MountKind::Bind { from, source, writable } => {
                 let discard = scratch.join(format!("mount-{index}"));
@@ -150,7 +157,7 @@ pub(super) fn trees(engine: &Engine<'_>, ids: &[LayerId], scratch: &Path) -> Res
         fs_err::create_dir_all(&empty).map_err(|e| world(&e))?;
         return Ok(vec![empty]);
     }
-    ids.iter().map(|id| engine.layers.tree(id).map_err(|e| world(&e))).collect()
+    engine.layers.lowers(ids).map_err(|e| world(&e))
 }
 
 /// The trees a bind mount shows, and the path in them.
@@ -213,7 +220,7 @@ impl CacheDirs {
             };
             let seed = inputs.get(&index);
             let layer = seed.map(|selected| copy::layer_of(job, selected)).transpose()?;
-            let fill = |dir: &Path| fill(job.engine, dir, layer.zip(seed), owner).map_err(std::io::Error::other);
+            let fill = |dir: &Path| fill(job.engine, dir, layer.zip(seed), owner);
             let dir = job.engine.store.cache_mount_with(&key, &id, fill);
             let dir = dir.map_err(|e| StepError::world(format!("open cache mount {id}"), &e))?;
             found.dirs.insert(index, dir);
@@ -244,7 +251,10 @@ fn lock(job: &Job<'_>, key: &[u8], id: &str) -> Result<LockGuard, StepError> {
         if !told {
             told = true;
             let who = pid.map_or_else(|| "another step".to_owned(), |p| format!("process {p}"));
-            job.vertex.log(crate::event::Stream::Stderr, format!("waiting for {who}, which has cache {id} locked\n").as_bytes());
+            job.vertex.log(
+                crate::event::Stream::Stderr,
+                format!("waiting for {who}, which has cache {id} locked\n").as_bytes(),
+            );
         }
     };
     let locked = job.engine.store.lock(LockKind::CacheMount, key, &|| cancel.is_cancelled(), waiting);
@@ -258,14 +268,19 @@ fn lock(job: &Job<'_>, key: &[u8], id: &str) -> Result<LockGuard, StepError> {
 }
 
 /// Gives a new cache directory its seed, owner and mode.
-fn fill(
-    engine: &Engine<'_>,
-    dir: &Path,
-    seed: Option<(LayerId, &Selected)>,
-    (mode, uid, gid): (u32, u32, u32),
-) -> Result<(), crate::layers::LayerError> {
-    match seed {
-        Some((layer, selected)) => engine.layers.copy_out(&layer, &selected.path_in_layer(), dir),
-        None => engine.layers.own_directory(dir, mode, uid, gid),
+fn fill(engine: &Engine<'_>, dir: &Path, seed: Option<(LayerId, &Selected)>, owner: (u32, u32, u32)) -> io::Result<()> {
+    let (mode, uid, gid) = match seed {
+        Some((layer, selected)) => {
+            let tree = engine.layers.tree(&layer).map_err(io::Error::other)?;
+            engine.seeds.merge(&[tree], dir)?;
+            selected.top().map_or((0o755, 0, 0), |meta| (meta.mode, meta.uid, meta.gid))
+        }
+        None => owner,
+    };
+    // The directory is new and ours alone: nobody can have put a link in its place.
+    if !engine.options.flattened {
+        rustix::fs::chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
+    rustix::fs::chmod(dir, Mode::from_raw_mode(mode))?;
+    Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use rbuild_cache::digest::Blake3;
+
 use crate::layers::view::{Found, View};
 use crate::tar::entry::LayerPath;
 use crate::transfer::{Link, Node, Tree, TreeError, Want};
@@ -15,21 +17,29 @@ fn at<E: std::error::Error + Send + Sync + 'static>(path: &LayerPath) -> impl Fn
 }
 
 fn node(found: Found) -> Node {
-    Node { link: found.link.map(|(layer, place)| Link(layer, place)), entry: found.entry }
+    // Names with the same origin in the same layer are one file.
+    let first = |bytes: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| bytes[i]));
+    let link = Link(first(&found.layer.0.0), first(&Blake3::of(found.origin.as_bytes()).0));
+    Node { link: Some(link), entry: found.entry }
 }
 
 impl Tree for RootTree {
     fn lookup(&self, path: &LayerPath) -> Result<Option<Node>, TreeError> {
-        Ok(self.0.lookup(path).map_err(at(path))?.map(node))
+        Ok(self.0.lookup(path).map(node))
     }
 
     fn children(&self, dir: &LayerPath, want: &Want<'_>) -> Result<Vec<Node>, TreeError> {
-        let children = self.0.children(dir).map_err(at(dir))?;
-        Ok(children.into_iter().map(|(_, found)| node(found)).filter(|n| want(n.entry.path.name(), n.is_dir())).collect())
+        Ok(self
+            .0
+            .children(dir)
+            .into_iter()
+            .map(|(_, found)| node(found))
+            .filter(|n| want(n.entry.path.name(), n.is_dir()))
+            .collect())
     }
 
     fn read(&self, path: &LayerPath) -> Result<Box<dyn Read + Send>, TreeError> {
-        match self.0.lookup(path).map_err(at(path))? {
+        match self.0.lookup(path) {
             Some(found) => self.0.open(&found).map_err(at(path)),
             None => Err(TreeError { path: path.clone(), source: io::ErrorKind::NotFound.into() }),
         }

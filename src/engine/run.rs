@@ -4,10 +4,10 @@
 
 use std::io::Read as _;
 
+use super::StepError;
 use super::mounts::{self, MountInputs};
 use super::record::{Facts, StepLayer};
 use super::step::{Job, Work};
-use super::StepError;
 use crate::exec::{Process, Root, Stdio};
 use crate::layers::view::View;
 use crate::plan::graph::{Network, Run};
@@ -63,7 +63,8 @@ impl Work for RunWork<'_> {
             return Err(StepError::refused("security.insecure is not allowed"));
         }
         let ids = engine.layer_ids(job.plan, &job.parent)?;
-        let account = account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, &op.user)?;
+        let account =
+            account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, &op.user)?;
         let scratch = engine.store.temp_dir("run").map_err(|e| StepError::world("make a working directory", &e))?;
         let mounts = mounts::prepare(job, op, inputs, scratch.path())?;
         let mut env = op.env.clone();
@@ -90,7 +91,8 @@ impl Work for RunWork<'_> {
         };
         let lowers = super::mounts::trees(engine, &ids, scratch.path())?;
         let _slot = engine.slots.take(job.priority, engine.cancel)?;
-        let root = engine.snapshots.prepare(&lowers, scratch.path()).map_err(|e| StepError::world("prepare the root", &e))?;
+        let root =
+            engine.snapshots.prepare(&lowers, scratch.path()).map_err(|e| StepError::world("prepare the root", &e))?;
         let vertex = job.vertex;
         let exit = engine
             .executor
@@ -103,7 +105,7 @@ impl Work for RunWork<'_> {
         }
         let record = match &root {
             Root::Overlay { upper, .. } => engine.layers.adopt(upper, &ids),
-            Root::Directory(dir) => engine.layers.diff_dirs(&ids, dir),
+            Root::Directory(dir) => engine.layers.diff_dirs(dir, &ids),
         }
         .map_err(|e| StepError::world("make a layer of what changed", &e))?;
         Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id })
@@ -133,7 +135,8 @@ fn set_default(env: &mut Vec<(String, String)>, name: &str, value: &str) {
 /// Looks `user` up in the root's passwd and group files, following links inside the root.
 fn account(view: &View, user: &str) -> Result<ProcessUser, StepError> {
     let read = |path: &str| -> Result<Option<Vec<u8>>, StepError> {
-        let resolved = view.resolve(&LayerPath::clean(path), true).map_err(|e| StepError::world(format!("read {path}"), &e))?;
+        let resolved =
+            view.resolve(&LayerPath::clean(path), true).map_err(|e| StepError::world(format!("read {path}"), &e))?;
         let Some(found) = resolved.found else { return Ok(None) };
         let mut bytes = Vec::new();
         let file = view.open(&found).map_err(|e| StepError::world(format!("read {path}"), &e))?;

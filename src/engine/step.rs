@@ -170,7 +170,7 @@ impl Job<'_> {
     /// The record under `key` if its layer can still be had. A damaged record counts as none.
     pub(super) fn hit(&self, key: StepKey) -> Option<StepRecord> {
         let record = earlier::record(self.engine, key)?;
-        self.engine.layers.usable(&record.layer.id).then_some(record)
+        self.engine.usable(&record.layer.id).then_some(record)
     }
 
     fn alias(&self, name: &str) -> Option<StepKey> {
@@ -192,7 +192,8 @@ impl Job<'_> {
                 if !told {
                     told = true;
                     let who = pid.map_or_else(|| "another process".to_owned(), |p| format!("process {p}"));
-                    self.vertex.log(Stream::Stderr, format!("waiting for {who}, which builds the same step\n").as_bytes());
+                    self.vertex
+                        .log(Stream::Stderr, format!("waiting for {who}, which builds the same step\n").as_bytes());
                 }
             })
             .map_err(|error| {
@@ -254,6 +255,11 @@ impl Engine<'_> {
         let layers = Arc::new(layers?);
         *cell = Some(layers.clone());
         Ok(layers)
+    }
+
+    /// Whether a layer is in the store in a form from which all others can be made.
+    pub(super) fn usable(&self, id: &LayerId) -> bool {
+        self.layers.record(id).ok().flatten().is_some_and(|record| self.layers.has_form(&record).unwrap_or(false))
     }
 
     /// Whether the layers of `base` were needed in this build.

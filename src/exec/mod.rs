@@ -1,26 +1,28 @@
-//! Runs one process in a root (owner: exec helper; the types here are shared contract).
+//! Runs one process in a root, with namespaces of its own.
 //!
-//! Knows nothing of steps, caching or Dockerfiles.
+//! Knows nothing of steps, caching or Dockerfiles. [`enter`] comes first in `main`: it forks what must be forked before
+//! there are threads. The only module with `unsafe` code.
+
+mod forward;
+mod kernel;
+mod launcher;
+mod memory;
+mod orphans;
+mod probe;
+mod sandbox;
+mod seccomp;
+mod session;
+mod step;
+mod stubs;
+mod wire;
 
 use std::path::PathBuf;
 
-use crate::cancel::Cancel;
+pub use crate::snapshot::Root;
+pub use sandbox::Sandbox;
+pub use session::{EnterError, EnterOptions, Mode, Ownership, Session, enter};
 
-/// What a root is made of.
-#[derive(Clone, Debug)]
-pub enum Root {
-    /// An overlay: read-only trees, a directory for what changes, and overlay's work directory.
-    Overlay {
-        /// Unpacked layers from the bottom to the top; at least one (an empty directory for scratch).
-        lowers: Vec<PathBuf>,
-        /// Where changes go; exists and is empty.
-        upper: PathBuf,
-        /// On the same file system as `upper`; exists and is empty.
-        work: PathBuf,
-    },
-    /// A plain directory that is changed in place (copied trees; no overlay to be had).
-    Directory(PathBuf),
-}
+use crate::cancel::Cancel;
 
 /// A process and everything it gets.
 #[derive(Clone, Debug)]

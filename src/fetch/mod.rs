@@ -216,6 +216,9 @@ fn worth_retrying(error: &FetchError) -> bool {
     match error {
         FetchError::Network { source, .. } => !source.is_builder() && !source.is_redirect(),
         FetchError::Status { status, .. } => status.starts_with('5') || status.starts_with("429"),
-        FetchError::Cancelled(_) | FetchError::Checksum { .. } | FetchError::BadChecksum(_) | FetchError::Store { .. } => false,
+        FetchError::Cancelled(_)
+        | FetchError::Checksum { .. }
+        | FetchError::BadChecksum(_)
+        | FetchError::Store { .. } => false,
     }
 }

@@ -87,11 +87,7 @@ fn history(draft: &ImageDraft, built: &Built<'_>) -> Vec<History> {
     let own = draft.history.iter().filter(|entry| entry.step.is_some()).count();
     // A root that came from a named context has a layer and no instruction.
     for _ in known + own..built.diff_ids.len() {
-        entries.push(History {
-            created: epoch.map(text),
-            comment: EXPORTER_COMMENT.to_owned(),
-            ..History::default()
-        });
+        entries.push(History { created: epoch.map(text), comment: EXPORTER_COMMENT.to_owned(), ..History::default() });
     }
     let base = entries.len();
     for entry in &draft.history {
@@ -232,12 +228,7 @@ mod tests {
             None,
             "L 2020-01-01T00:00:00Z\n- 2020-01-02T00:00:00Z\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z",
         );
-        check(
-            &draft(&[], 2, &[Some(1)]),
-            3,
-            None,
-            "L ?\nL ?\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z",
-        );
+        check(&draft(&[], 2, &[Some(1)]), 3, None, "L ?\nL ?\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z");
         check(&draft(&[], 0, &[Some(1)]), 2, None, "L ?\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z");
     }
 }

@@ -18,14 +18,21 @@ pub(super) struct Bases<'a> {
     pub(super) images: &'a BTreeMap<String, Image>,
 }
 
+impl Bases<'_> {
+    fn usable(&self, id: &LayerId) -> bool {
+        let layers = self.world.layers;
+        layers.record(id).ok().flatten().is_some_and(|record| layers.has_form(&record).unwrap_or(false))
+    }
+}
+
 impl engine::Bases for Bases<'_> {
     fn present(&self, base: &BaseImage) -> bool {
-        self.images[&base.handle].layers.iter().all(|layer| self.world.layers.usable(&layer.layer))
+        self.images[&base.handle].layers.iter().all(|layer| self.usable(&layer.layer))
     }
 
     fn layers(&self, base: &BaseImage, vertex: &Vertex, cancel: &Cancel) -> Result<Vec<LayerId>, StepError> {
         let image = &self.images[&base.handle];
-        let fetched = self.world.runtime.block_on(self.world.puller.layers(self.world.layers, image, vertex, cancel));
+        let fetched = self.world.runtime.block_on(self.world.puller.ensure_layers(image, vertex, cancel));
         fetched.map_err(|error| {
             if cancel.is_cancelled() {
                 StepError::Cancelled(Cancelled)

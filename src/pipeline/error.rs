@@ -21,7 +21,7 @@ pub enum BuildError {
     #[error("{message}")]
     Image {
         /// The Dockerfile.
-        source: Arc<Source>,
+        file: Arc<Source>,
         /// The lines that need it.
         lines: Lines,
         /// What is wrong.
@@ -33,7 +33,7 @@ pub enum BuildError {
     #[error("{error}")]
     Step {
         /// The Dockerfile.
-        source: Arc<Source>,
+        file: Arc<Source>,
         /// The step's lines.
         lines: Lines,
         /// Why.

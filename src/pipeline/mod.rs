@@ -19,7 +19,8 @@ pub use error::BuildError;
 pub use resolve::resolve_plan;
 
 use crate::cancel::Cancel;
-use crate::catalog::{Image, ImageLayer, Policy, Puller};
+use crate::catalog::pull::{Policy, Puller};
+use crate::catalog::{Image, ImageLayer};
 use crate::dockerfile;
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::engine::explain::MissReason;
@@ -33,7 +34,7 @@ use crate::image;
 use crate::layers::Layers;
 use crate::plan::PlanOptions;
 use crate::plan::graph::{From, Op, Plan, StepId};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{Copied, Snapshots};
 use crate::source::Source;
 use crate::transfer::Tree;
 
@@ -52,6 +53,8 @@ pub struct World<'a> {
     pub executor: &'a dyn Executor,
     /// Makes roots.
     pub snapshots: &'a dyn Snapshots,
+    /// Fills new cache mounts.
+    pub seeds: Copied,
     /// For waiting on the network.
     pub runtime: &'a tokio::runtime::Handle,
     /// Where progress goes.
@@ -129,6 +132,7 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>) -> Result<Built, BuildError> {
         layers: world.layers,
         executor: world.executor,
         snapshots: world.snapshots,
+        seeds: world.seeds,
         contexts: spec.contexts,
         bases: &bases,
         fetcher: world.fetcher,
@@ -148,7 +152,7 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>) -> Result<Built, BuildError> {
         if let Some(vertex) = vertex {
             vertex.excerpt(crate::diagnostic::excerpt(&file.source, lines));
         }
-        return Err(BuildError::Step { source: file.source.clone(), lines, error, lints });
+        return Err(BuildError::Step { file: file.source.clone(), lines, error, lints });
     }
     world.cancel.check()?;
     let image = assemble(&plan, &finished, &images)?;
@@ -179,7 +183,11 @@ fn show_contexts(world: &World<'_>, plan: &Plan) {
     names.sort_unstable();
     names.dedup();
     for name in names {
-        let shown = if name == "context" { "[internal] load build context".to_owned() } else { format!("[context {name}] load from client") };
+        let shown = if name == "context" {
+            "[internal] load build context".to_owned()
+        } else {
+            format!("[context {name}] load from client")
+        };
         let vertex = world.progress.vertex(shown, &[]);
         vertex.start();
         vertex.finish(Outcome::Done);

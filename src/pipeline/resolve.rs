@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use super::{BuildError, Spec, World};
-use crate::catalog::{Image, PullError, Resolved, Source};
+use crate::catalog::Image;
+use crate::catalog::pull::{PullError, Resolved, Source};
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::event::Outcome;
 use crate::oci::platform::Platform;
@@ -23,12 +24,7 @@ pub fn resolve_plan(world: &World<'_>, spec: &Spec<'_>, file: &Dockerfile) -> Re
     let (mut facts, mut images) = (Facts::new(), BTreeMap::new());
     for _ in 0..MAX_ROUNDS {
         let requests = match plan::plan(file, spec.plan, &facts).map_err(BuildError::Dockerfile)? {
-            Planned::Plan(plan, lints) => {
-                let mut all = file.lints.clone();
-                all.extend(lints);
-                all.sort_by_key(|lint| lint.lines);
-                return Ok((plan, all, images));
-            }
+            Planned::Plan(plan, lints) => return Ok((plan, lints, images)),
             Planned::Needs(requests) => requests,
         };
         for (request, found) in ask_all(world, spec, requests) {
@@ -59,7 +55,10 @@ fn ask_all(
                 tokio::spawn(async move {
                     let vertex = progress.vertex(request.vertex.clone(), &[]);
                     vertex.start();
-                    let found = match (Source::parse(&request.reference), Platform::parse(&request.platform, &Platform::host())) {
+                    let found = match (
+                        Source::parse(&request.reference),
+                        Platform::parse(&request.platform, &Platform::host()),
+                    ) {
                         (Ok(source), Ok(platform)) => puller.resolve(&source, &platform, policy, Some(&vertex)).await,
                         (Err(error), _) => Err(error),
                         (_, Err(error)) => {
@@ -93,5 +92,5 @@ fn refused(file: &Dockerfile, request: &ImageRequest, error: &PullError) -> Buil
         message += &format!(" (did you mean {suggestion}?)");
         help = Some(format!("there is a stage or image named {suggestion}"));
     }
-    BuildError::Image { source: file.source.clone(), lines: request.lines, message, help }
+    BuildError::Image { file: file.source.clone(), lines: request.lines, message, help }
 }

@@ -29,9 +29,8 @@ impl StageFold<'_, '_> {
     ) -> Result<(), Diagnostic> {
         let written = copy.from.as_ref().map(|word| word.text.clone()).unwrap_or_default();
         let label = self.fold.stages.list[self.index].label.clone();
-        let later = || {
-            format!("cannot copy from stage {written:?}, it needs to be defined before current stage {label:?}")
-        };
+        let later =
+            || format!("cannot copy from stage {written:?}, it needs to be defined before current stage {label:?}");
         let from = self.fold.tree(&reads[0], &here.site, later)?;
         let options = Options {
             chown: self.expand_option(here, copy.chown.as_ref())?,
@@ -101,11 +100,9 @@ impl StageFold<'_, '_> {
 /// What one expanded source text is.
 fn source(text: &str, from: &From, options: &Options, add: bool) -> Result<CopySource, String> {
     match remote::source(text)? {
-        Source::Path => Ok(CopySource::Path {
-            from: from.clone(),
-            path: text.to_owned(),
-            unpack: options.unpack.unwrap_or(add),
-        }),
+        Source::Path => {
+            Ok(CopySource::Path { from: from.clone(), path: text.to_owned(), unpack: options.unpack.unwrap_or(add) })
+        }
         Source::Http { .. } if !add => Err("source can't be a URL for COPY".to_owned()),
         Source::Git(_) if !add => Err("source can't be a git ref for COPY".to_owned()),
         Source::Http { name } => Ok(CopySource::Http {
@@ -152,8 +149,7 @@ fn check_checksum(options: &Options, paths: &[String]) -> Result<(), String> {
 
 /// Octal up to 07777, or symbolic.
 fn parse_chmod(text: &str) -> Result<Chmod, String> {
-    let bad =
-        || format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777");
+    let bad = || format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777");
     if let Ok(mode) = u32::from_str_radix(text, 8) {
         return if mode <= 0o7777 { Ok(Chmod::Octal(mode)) } else { Err(bad()) };
     }

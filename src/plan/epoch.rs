@@ -52,7 +52,8 @@ fn seconds(value: &str, file: &Dockerfile, options: &PlanOptions) -> Result<Opti
     }
     let named = file.stages.iter().find(|stage| stage.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(value)));
     if let Some(stage) = named {
-        let text = format!("SOURCE_DATE_EPOCH from stage {value:?} is not supported: give seconds, `context` or a context");
+        let text =
+            format!("SOURCE_DATE_EPOCH from stage {value:?} is not supported: give seconds, `context` or a context");
         return Err(Site::from_line(file, stage).fault("source-date-epoch", text));
     }
     let declared = file.global_args.iter().map(|arg| Site::instruction(file, arg)).next_back();

@@ -62,11 +62,14 @@ fn of_run(run: &Run, platform: &str) -> Facts {
         fact("directory", &run.cwd),
         fact("user", &run.user),
         fact("host name", &run.hostname),
-        fact("network", match run.network {
-            Network::Default => "default",
-            Network::None => "none",
-            Network::Host => "host",
-        }),
+        fact(
+            "network",
+            match run.network {
+                Network::Default => "default",
+                Network::None => "none",
+                Network::Host => "host",
+            },
+        ),
         fact("security", if run.insecure { "insecure" } else { "sandbox" }),
     ];
     if let Some(script) = &run.script {

@@ -168,10 +168,9 @@ mod tests {
 
     #[test]
     fn faults_have_buildkits_words() {
-        for (text, message) in [
-            ("target=/", "invalid mount target \"/\""),
-            ("type=ssh,source=b", "ssh does not support source"),
-        ] {
+        for (text, message) in
+            [("target=/", "invalid mount target \"/\""), ("type=ssh,source=b", "ssh does not support source")]
+        {
             assert_eq!(check(text), Err(message.to_owned()), "{text}");
         }
     }

@@ -122,9 +122,11 @@ impl PlanOptions {
     pub(crate) fn proxy_env(&self) -> Vec<(String, String)> {
         let mut env = Vec::new();
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"] {
-            let given = self.build_args.iter().rev().find_map(|(key, value)| {
-                value.as_deref().filter(|_| key.eq_ignore_ascii_case(name))
-            });
+            let given = self
+                .build_args
+                .iter()
+                .rev()
+                .find_map(|(key, value)| value.as_deref().filter(|_| key.eq_ignore_ascii_case(name)));
             if let Some(value) = given.filter(|value| !value.is_empty()) {
                 env.push((name.to_owned(), value.to_owned()));
                 env.push((name.to_ascii_lowercase(), value.to_owned()));

@@ -39,7 +39,9 @@ impl StageFold<'_, '_> {
             .iter()
             .filter_map(|mount| match &mount.kind {
                 MountKind::Secret { env, .. } => env.as_deref(),
-                MountKind::Bind { .. } | MountKind::Cache { .. } | MountKind::Tmpfs { .. } | MountKind::Ssh { .. } => None,
+                MountKind::Bind { .. } | MountKind::Cache { .. } | MountKind::Tmpfs { .. } | MountKind::Ssh { .. } => {
+                    None
+                }
             })
             .collect();
         let shown = format!("{}{}", here.instruction.original.trim(), command.remark);
@@ -109,11 +111,8 @@ impl StageFold<'_, '_> {
                     "cannot mount from stage {name:?} to {target:?}, stage needs to be defined before current command"
                 )
             })?;
-            let around = Surroundings {
-                workdir: &workdir,
-                cache_namespace: self.fold.options.cache_namespace(),
-                ssh_index,
-            };
+            let around =
+                Surroundings { workdir: &workdir, cache_namespace: self.fold.options.cache_namespace(), ssh_index };
             let (escape, env) = (self.escape(), self.state.env.clone());
             let mut expansions = Vec::new();
             let parsed = mount::resolve(&word.text, from, &around, &mut |value| {
@@ -128,7 +127,9 @@ impl StageFold<'_, '_> {
             let mount = parsed.map_err(|text| site.fault("bad-mount", text))?;
             let seen = &mut self.fold.seen[self.index];
             match &mount.kind {
-                MountKind::Secret { id, required, .. } => Seen::secret(&mut seen.secrets, id, *required, here.site.lines),
+                MountKind::Secret { id, required, .. } => {
+                    Seen::secret(&mut seen.secrets, id, *required, here.site.lines)
+                }
                 MountKind::Ssh { id, required, .. } => Seen::secret(&mut seen.ssh, id, *required, here.site.lines),
                 MountKind::Bind { .. } | MountKind::Cache { .. } | MountKind::Tmpfs { .. } => {}
             }

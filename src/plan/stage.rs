@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnostic::{Diagnostic, suggest, with_suggestion};
+use crate::dockerfile::ast::{self, Dockerfile, Instruction, InstructionKind, Lint};
 use crate::dockerfile::mount;
 use crate::dockerfile::words::Expanded;
-use crate::dockerfile::ast::{self, Dockerfile, Instruction, InstructionKind, Lint};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::plan::env::Env;
@@ -256,9 +256,10 @@ impl<'a> Stages<'a> {
     fn names_another_tree(&self, instruction: &Instruction) -> bool {
         match &instruction.kind {
             InstructionKind::Run(run) => !run.mounts.is_empty(),
-            InstructionKind::Copy(copy) => copy.from.as_ref().is_some_and(|from| {
-                self.by_name(&from.text).is_none() && from.text.parse::<i64>().is_err()
-            }),
+            InstructionKind::Copy(copy) => copy
+                .from
+                .as_ref()
+                .is_some_and(|from| self.by_name(&from.text).is_none() && from.text.parse::<i64>().is_err()),
             _ => false,
         }
     }
@@ -349,11 +350,9 @@ fn outside(text: &str, platform: &Platform, options: &PlanOptions) -> Result<Out
         Reference::parse_tagged(text).map_err(|error| format!("failed to parse stage name {text:?}: {error}"))?;
     match named_context(&reference.to_string(), platform, options) {
         Some(context) => context,
-        None => Ok(Outside::Image(ImageName {
-            reference: reference.to_string(),
-            written: text.to_owned(),
-            context: None,
-        })),
+        None => {
+            Ok(Outside::Image(ImageName { reference: reference.to_string(), written: text.to_owned(), context: None }))
+        }
     }
 }
 

@@ -13,9 +13,10 @@ pub(crate) struct Steps(Vec<Step>);
 impl Steps {
     /// Adds a step, or finds the one that does the same to the same inputs. The first one's name stays.
     pub(crate) fn add(&mut self, step: Step) -> StepId {
-        let same = self.0.iter().position(|other| {
-            other.parent == step.parent && other.platform == step.platform && other.op == step.op
-        });
+        let same = self
+            .0
+            .iter()
+            .position(|other| other.parent == step.parent && other.platform == step.platform && other.op == step.op);
         if let Some(index) = same {
             self.0[index].no_cache |= step.no_cache;
             return StepId::new(index);

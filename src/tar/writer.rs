@@ -156,9 +156,17 @@ pub fn encode(entry: &Entry, target: Option<&Entry>, out: &mut Vec<u8>) -> Resul
     }
     header.encode(out).map_err(refuse)?;
     if let Some(name) = opaque {
-        Header { name: Cow::Owned(name), link: b"", flag: b'0', size: 0, device: None, meta: &deleted, xattrs: &no_xattrs }
-            .encode(out)
-            .map_err(refuse)?;
+        Header {
+            name: Cow::Owned(name),
+            link: b"",
+            flag: b'0',
+            size: 0,
+            device: None,
+            meta: &deleted,
+            xattrs: &no_xattrs,
+        }
+        .encode(out)
+        .map_err(refuse)?;
     }
     Ok(())
 }
@@ -218,7 +226,8 @@ impl Header<'_> {
         }
         if !records.is_empty() {
             let body = super::pax::encode(&records);
-            let base = self.name.strip_suffix(b"/").unwrap_or(&self.name).rsplit(|b| *b == b'/').next().unwrap_or_default();
+            let base =
+                self.name.strip_suffix(b"/").unwrap_or(&self.name).rsplit(|b| *b == b'/').next().unwrap_or_default();
             let label = [b"PaxHeaders.0/", base].concat();
             out.extend_from_slice(&block(b"", &label, b"", b'x', [0, 0, 0, body.len() as u64, 0], None));
             out.extend_from_slice(&body);
@@ -245,7 +254,14 @@ fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Lays out one header block. Texts that do not fit are cut; a PAX record then has the whole.
-fn block(prefix: &[u8], name: &[u8], link: &[u8], flag: u8, numbers: [u64; 5], device: Option<(u32, u32)>) -> [u8; BLOCK] {
+fn block(
+    prefix: &[u8],
+    name: &[u8],
+    link: &[u8],
+    flag: u8,
+    numbers: [u64; 5],
+    device: Option<(u32, u32)>,
+) -> [u8; BLOCK] {
     let mut b = [0; BLOCK];
     let [mode, uid, gid, size, mtime] = numbers;
     text(&mut b[0..100], name);

@@ -155,10 +155,7 @@ impl Finder<'_> {
     fn parents(&self, path: &str, exclude: Patterns) -> Result<Vec<Match>, TransferError> {
         let (pivot, pattern) = path.split_once("/./").unwrap_or(("/", path));
         let cleaned = LayerPath::clean(pattern);
-        let include = match cleaned.is_root() {
-            true => None,
-            false => Some(Patterns::new([(1, cleaned.as_bytes())])?),
-        };
+        let include = if cleaned.is_root() { None } else { Some(Patterns::new([(1, cleaned.as_bytes())])?) };
         let filter = Filter { include, exclude };
         let tops = self.tops(pivot)?;
         let matches: Vec<_> =
@@ -208,9 +205,8 @@ impl Finder<'_> {
     /// All below `dir` that the pattern's parts lead to. Links on the way are not followed.
     fn expand(&self, dir: &LayerPath, parts: &[&[u8]], found: &mut Vec<Node>) -> Result<(), TransferError> {
         let Some((part, rest)) = parts.split_first() else { return Ok(()) };
-        let want = |name: &[u8], is_dir: bool| {
-            (rest.is_empty() || is_dir) && glob::matches(part, name).unwrap_or(false)
-        };
+        let want =
+            |name: &[u8], is_dir: bool| (rest.is_empty() || is_dir) && glob::matches(part, name).unwrap_or(false);
         for node in self.tree.children(dir, &want)? {
             if rest.is_empty() {
                 found.push(node);
@@ -279,10 +275,8 @@ impl Finder<'_> {
             .collect();
         near.sort();
         near.truncate(MAX_SUGGESTIONS);
-        match near.is_empty() {
-            true => None,
-            false => Some(Absence::Similar(near.into_iter().map(|(_, name)| dir.join(&name)).collect())),
-        }
+        let near: Vec<_> = near.into_iter().map(|(_, name)| dir.join(&name)).collect();
+        (!near.is_empty()).then_some(Absence::Similar(near))
     }
 }
 
@@ -335,13 +329,8 @@ fn digest(matches: &[Match]) -> Blake3 {
         let mut names: BTreeMap<Link, usize> = BTreeMap::new();
         hasher.number(m.below.len() as u64);
         for (i, Walked { node, implied }) in m.below.iter().enumerate() {
-            let earlier = node.link.and_then(|link| match names.get(&link) {
-                Some(first) => Some(*first),
-                None => {
-                    names.insert(link, i);
-                    None
-                }
-            });
+            let first = node.link.map_or(i, |link| *names.entry(link).or_insert(i));
+            let earlier = (first != i).then_some(first);
             hasher.field(&node.entry.path.as_bytes()[prefix..]).number(u64::from(*implied));
             hash_node(&mut hasher, node, earlier);
         }

@@ -109,13 +109,12 @@ pub fn owner<E>(text: &str, mut file: impl FnMut(UserFile, &str) -> Result<Vec<u
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    let (uid, mut gid) = match plain_id(user) {
-        Some(id) => (id, id),
-        None => {
-            let passwd = file(UserFile::Passwd, user)?;
-            let found = lines(Some(&passwd)).map(User::parse).find(|u| u.name == user.as_bytes());
-            found.map_or((0, 0), |u| (u.uid, u.gid))
-        }
+    let (uid, mut gid) = if let Some(id) = plain_id(user) {
+        (id, id)
+    } else {
+        let passwd = file(UserFile::Passwd, user)?;
+        let found = lines(Some(&passwd)).map(User::parse).find(|u| u.name == user.as_bytes());
+        found.map_or((0, 0), |u| (u.uid, u.gid))
     };
     match group.map(|group| (group, plain_id(group))) {
         None => {}
@@ -203,7 +202,8 @@ mod tests {
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# x\n\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n\
         bob:x:1500:1600::/hb:/bin/sh\nnohome:x:7:8\n";
-    const GROUP: &[u8] = b"root:x:0:\nwheel:x:10:root\ndisk:x:6:root\nbobg:x:1600:\nextra:x:1700:bob\nmore:x:1800:x,bob\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nwheel:x:10:root\ndisk:x:6:root\nbobg:x:1600:\nextra:x:1700:bob\nmore:x:1800:x,bob\n";
 
     fn check(text: &str, expected: &str) {
         let found = process_user(Some(PASSWD), Some(GROUP), text);

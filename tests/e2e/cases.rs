@@ -23,7 +23,10 @@ fn copy_tree(from: &Path, to: &Path) {
 
 fn make_archives(context: &Path, case: &Value) {
     for (name, files) in case["make_tar_gz"].as_object().into_iter().flatten() {
-        let out = flate2::write::GzEncoder::new(std::fs::File::create(context.join(name)).expect("create"), flate2::Compression::default());
+        let out = flate2::write::GzEncoder::new(
+            std::fs::File::create(context.join(name)).expect("create"),
+            flate2::Compression::default(),
+        );
         let mut tar = tar::Builder::new(out);
         for (path, text) in files.as_object().expect("files") {
             let text = text.as_str().expect("text").as_bytes();
@@ -45,10 +48,12 @@ fn check_image(name: &str, case: &Value, image: &Image) {
     if let Some(author) = case.get("author") {
         assert_eq!(&image.config["author"], author, "{name}: author");
     }
-    let base = if image.config["history"][0]["created_by"].as_str().is_some_and(|s| s.contains("import")) { 1 } else { 0 };
+    let base =
+        if image.config["history"][0]["created_by"].as_str().is_some_and(|s| s.contains("import")) { 1 } else { 0 };
     assert_eq!(Some(&image.history()[base..]), case["history"].as_str(), "{name}: history");
     for (path, want) in case["files"].as_object().into_iter().flatten() {
-        let file = image.files.get(path).unwrap_or_else(|| panic!("{name}: {path} is missing: {:?}", image.files.keys()));
+        let file =
+            image.files.get(path).unwrap_or_else(|| panic!("{name}: {path} is missing: {:?}", image.files.keys()));
         if let Some(mode) = want["mode"].as_str() {
             assert_eq!(format!("{:04o}", file.mode & 0o7777), mode, "{name}: mode of {path}");
         }
@@ -74,7 +79,8 @@ fn build_all(who: Who) {
     let rig = Rig::new(who);
     for dir in case_dirs() {
         let name = dir.file_name().expect("name").to_str().expect("UTF-8").to_owned();
-        let case: Value = serde_json::from_slice(&std::fs::read(dir.join("case.json")).expect("case.json")).expect("JSON");
+        let case: Value =
+            serde_json::from_slice(&std::fs::read(dir.join("case.json")).expect("case.json")).expect("JSON");
         let context = rig.path(&format!("ctx-{name}"));
         copy_tree(&dir, &context);
         make_archives(&context, &case);

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 pub use call::Call;
 pub use context::{ContextSource, DockerfileSource, StdinKind, stdin_kind};
-pub use output::{Compression, Destination, ImageFormat, LayerFormat, OutputSpec, Push};
+pub use output::OutputSpec;
 pub use progress::{ProgressRequest, display_options};
 pub use prune::PruneRequest;
 pub use run::{RunRequest, Volume};

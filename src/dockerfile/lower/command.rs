@@ -120,7 +120,8 @@ impl Context<'_> {
             return Err(Fault::new("onbuild-trigger", format!("{name} isn't allowed as an ONBUILD trigger"), at_name));
         }
         let line = self.framed.line.text.trim_start();
-        let mut text = line[self.framed.keyword().len()..].trim_start_matches([' ', '\t', '\r', '\u{0b}', '\u{0c}']).to_owned();
+        let mut text =
+            line[self.framed.keyword().len()..].trim_start_matches([' ', '\t', '\r', '\u{0b}', '\u{0c}']).to_owned();
         for (heredoc, raw) in bodies {
             text.push('\n');
             text.push_str(raw);
@@ -132,7 +133,9 @@ impl Context<'_> {
     /// Faults of shape (JSON of other things than strings, ENV without a value) count inside a trigger, too.
     fn check_trigger_shape(&self, trigger: &str, at: &Range<usize>) -> Result<(), Fault> {
         let framed = format!("{}{trigger}", self.escape);
-        let Some(pair) = LineParser::parse(Rule::line, &framed).ok().and_then(|mut pairs| pairs.next()) else { return Ok(()) };
+        let Some(pair) = LineParser::parse(Rule::line, &framed).ok().and_then(|mut pairs| pairs.next()) else {
+            return Ok(());
+        };
         let name = match pair.as_rule() {
             Rule::env => "ENV",
             Rule::label => "LABEL",

@@ -29,14 +29,19 @@ impl Context<'_> {
         let Parts { flags, rest } = parts;
         let (mut words, json) = self.path_words(rest)?;
         let Some((destination, at)) = words.pop().filter(|_| !words.is_empty()) else {
-            let text = "requires at least two arguments, but only one was provided. Destination could not be determined";
+            let text =
+                "requires at least two arguments, but only one was provided. Destination could not be determined";
             return Err(self.fault("missing-argument", format!("{name} {text}")));
         };
         flags.check(if name == "COPY" { &COPY_FLAGS } else { &ADD_FLAGS })?;
         // In JSON form `<<EOF` is a file's name.
         let marker = |word: &str| if json { None } else { heredoc::marker(word).ok().flatten() };
         if marker(&destination.text).is_some() {
-            return Err(Fault::new("heredoc-destination", format!("{name} cannot accept a heredoc as a destination"), at));
+            return Err(Fault::new(
+                "heredoc-destination",
+                format!("{name} cannot accept a heredoc as a destination"),
+                at,
+            ));
         }
         let mut copy = Copy {
             sources: Vec::new(),

@@ -43,10 +43,12 @@ impl Flags {
         let written = pair.into_inner().map(|flag| {
             let at = framed.range(&flag);
             let raw_value = flag.as_str().find('=').map(|equals| at.start + equals + 1..at.end);
-            let text: String = flag.into_inner().filter(|p| p.as_rule() != Rule::flag_dashes).map(|p| p.as_str()).collect();
+            let text: String =
+                flag.into_inner().filter(|p| p.as_rule() != Rule::flag_dashes).map(|p| p.as_str()).collect();
             match text.split_once('=') {
                 Some((name, value)) => {
-                    let value = Word { text: value.to_owned(), span: framed.span(raw_value.unwrap_or_else(|| at.clone())) };
+                    let value =
+                        Word { text: value.to_owned(), span: framed.span(raw_value.unwrap_or_else(|| at.clone())) };
                     Flag { name: name.to_owned(), value: Some(value), at }
                 }
                 None => Flag { name: text, value: None, at },
@@ -75,7 +77,10 @@ impl Flags {
                     "" => return missing(),
                     _ => {
                         let given = flag.value.as_ref().map_or("", |value| &value.text);
-                        return fault("flag-value", format!("expecting boolean value for flag --{}, not: {given}", flag.name));
+                        return fault(
+                            "flag-value",
+                            format!("expecting boolean value for flag --{}, not: {given}", flag.name),
+                        );
                     }
                 },
                 (Takes::Text | Takes::List, None) => return missing(),

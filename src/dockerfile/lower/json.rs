@@ -67,7 +67,9 @@ mod tests {
 
     #[test]
     fn other_arrays() {
-        for (text, expected) in [("[1]", true), ("[[\"a\"]]", true), ("[a]", false), ("[ -f x ]", false), ("[\"a\" \"b\"]", false)] {
+        for (text, expected) in
+            [("[1]", true), ("[[\"a\"]]", true), ("[a]", false), ("[ -f x ]", false), ("[\"a\" \"b\"]", false)]
+        {
             assert_eq!(is_other_array(text), expected, "{text}");
         }
         assert!(!is_other_array(&"[".repeat(200_000)));

@@ -24,8 +24,24 @@ use crate::source::{Lines, Source, Span};
 
 /// All instructions, for suggestions.
 const KEYWORDS: [&str; 18] = [
-    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER", "ONBUILD", "RUN",
-    "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
 ];
 
 /// A fault in a logical line.
@@ -105,7 +121,10 @@ impl<'a> Framed<'a> {
     /// The word without its first `start` bytes, or only `start..end` of it.
     fn part(&self, pair: &Pair<'_, Rule>, part: Range<usize>) -> Word {
         let at = self.range(pair);
-        Word { text: pair.as_str()[part.clone()].to_owned(), span: self.span(at.start + part.start..at.start + part.end) }
+        Word {
+            text: pair.as_str()[part.clone()].to_owned(),
+            span: self.span(at.start + part.start..at.start + part.end),
+        }
     }
 
     /// The whole line.
@@ -244,7 +263,9 @@ impl Context<'_> {
             }
             Rule::healthcheck => self.healthcheck(parts).map(InstructionKind::Healthcheck),
             Rule::shell => self.shell(parts).map(InstructionKind::Shell),
-            Rule::maintainer => self.rest_of_line(parts, "MAINTAINER").map(|word| InstructionKind::Maintainer(word.text)),
+            Rule::maintainer => {
+                self.rest_of_line(parts, "MAINTAINER").map(|word| InstructionKind::Maintainer(word.text))
+            }
             Rule::onbuild => self.onbuild(parts, &bodies).map(InstructionKind::Onbuild),
             _ => Err(unknown(self.framed.keyword(), self.framed.all())),
         }
@@ -265,8 +286,9 @@ impl Context<'_> {
                     let valid = is_stage_name(&part.as_str().to_lowercase());
                     if !valid {
                         let name = quoted(part.as_str());
-                        let text =
-                            format!("invalid name for build stage: {name}, name can't start with a number or contain symbols");
+                        let text = format!(
+                            "invalid name for build stage: {name}, name can't start with a number or contain symbols"
+                        );
                         return Err(Fault::new("invalid-stage-name", text, self.framed.range(&part)));
                     }
                     stage_name = Some(self.framed.word(&part));
@@ -311,8 +333,12 @@ impl Context<'_> {
             if part.as_rule() == Rule::legacy_pair {
                 let mut inner = part.into_inner();
                 let (Some(key), Some(value)) = (inner.next(), inner.next()) else {
-                    return Err(Fault::shape("missing-value", format!("{name} must have two arguments"), self.framed.all())
-                        .help(format!("write {name} name=value")));
+                    return Err(Fault::shape(
+                        "missing-value",
+                        format!("{name} must have two arguments"),
+                        self.framed.all(),
+                    )
+                    .help(format!("write {name} name=value")));
                 };
                 pairs.push((self.framed.word(&key), self.framed.word(&value), true, self.framed.range(&key)));
                 continue;

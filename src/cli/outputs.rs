@@ -1,0 +1,76 @@
+//! The outputs of a build: each is exported, and what came of them goes to `--iidfile` and `--metadata-file`.
+
+use std::io::Write;
+use std::path::Path;
+
+use super::Failure;
+use super::request::{BuildRequest, OutputSpec};
+use super::world::Opened;
+use crate::catalog::Image;
+use crate::export::output::Kind;
+use crate::export::{Exported, Exporter, Subject, Surroundings};
+use crate::oci::platform::Platform;
+use crate::pipeline::{Built, World};
+
+/// Makes all outputs of a build; the image ID as text.
+pub(super) fn write(
+    request: &BuildRequest,
+    world: &World<'_>,
+    opened: &Opened,
+    built: &Built,
+) -> Result<String, Failure> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let (layers, cancel) = (opened.layers.clone(), opened.cancel.clone());
+    let exporter = Exporter::new(layers, world.puller.clone(), opened.runtime.handle().clone(), cancel, threads);
+    let mut all: Option<Exported> = None;
+    for output in &request.outputs {
+        let output = match output {
+            OutputSpec::Export(output) => output,
+            OutputSpec::LoadIntoDocker => {
+                let text = "--load is not supported yet; use: rbuild -o type=docker,dest=- … | docker load";
+                return Err(Failure::text(format!("failed to build: {text}")));
+            }
+        };
+        let subject =
+            Subject { images: vec![(platform(&built.image)?, built.image.clone())], names: output.names.clone() };
+        let mut stdout = std::io::stdout();
+        let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut stdout };
+        let exported = exporter.export(&subject, output, &mut around).map_err(|e| {
+            let failure = Failure::of(&e);
+            Failure::text(crate::ui::failed_to_solve(&failure.last).trim_start_matches("ERROR: ").trim_end())
+        })?;
+        stdout.flush().map_err(|e| Failure::of(&e))?;
+        // The first output with a manifest speaks for the build.
+        if !matches!(output.kind, Kind::Local { .. } | Kind::Tar { .. })
+            && all.as_ref().is_none_or(|known| known.descriptor.is_none() && exported.descriptor.is_some())
+        {
+            all = Some(exported);
+        }
+    }
+    let id = built.image.id().to_string();
+    if let Some(path) = &request.iidfile {
+        replace(path, id.as_bytes())?;
+    }
+    if let Some(path) = &request.metadata_file {
+        let metadata = all.unwrap_or_default().metadata();
+        let mut text = serde_json::to_vec_pretty(&metadata).map_err(|e| Failure::of(&e))?;
+        text.push(b'\n');
+        replace(path, &text)?;
+    }
+    Ok(id)
+}
+
+fn platform(image: &Image) -> Result<Platform, Failure> {
+    image.platform().map_err(|e| Failure::of(&e))
+}
+
+/// Writes a file whole or not at all.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file =
+        tempfile::NamedTempFile::new_in(dir).map_err(|e| Failure::of(&e).named(&path.display().to_string()))?;
+    file.write_all(bytes).map_err(|e| Failure::of(&e))?;
+    rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o644)).map_err(|e| Failure::of(&e))?;
+    file.persist(path).map_err(|e| Failure::of(&e.error))?;
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! Our own executor: hands steps to the launcher, passes their output on, and cleans up after them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::forward::Forwarder;
+use super::launcher::{self, Request};
+use super::probe::{Found, Question};
+use super::step::{Ground, Report, Spec};
+use super::stubs::Stubs;
+use super::{ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, kernel, memory, wire};
+use crate::cancel::Cancel;
+
+/// How often a waiting run looks whether it is cancelled.
+const CANCEL_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// Read from a pipe at once; a pipe holds this much by default.
+const CHUNK: usize = 64 * 1024;
+
+/// rbuild's end of the launcher.
+#[derive(Debug)]
+pub struct Sandbox {
+    control: OwnedFd,
+    launcher: kernel::Child,
+    ground: Ground,
+}
+
+impl Sandbox {
+    /// Forks the launcher; the process must still be single-threaded.
+    pub(crate) fn start(ground: Ground) -> io::Result<Self> {
+        let (control, launcher) = launcher::start(ground)?;
+        Ok(Self { control, launcher, ground })
+    }
+
+    /// Tries what can be mounted, with an overlay in `directory` (see [`Question::directory`]).
+    pub(crate) fn probe(&self, directory: &std::path::Path) -> io::Result<Found> {
+        let question = Question { directory: directory.to_owned(), ground: self.ground };
+        let (ours, theirs) = wire::socket_pair()?;
+        let question = wire::memory_file("probe", &wire::encode(&question))?;
+        wire::send(&self.control, &[Request::Probe.byte()], &[question.as_fd(), theirs.as_fd()])?;
+        drop(theirs);
+        let (bytes, _) = wire::receive(&ours)?;
+        wire::decode(&bytes)
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // It ends by itself when the control socket closes, but that field outlives this function.
+        let _ended = rustix::process::pidfd_send_signal(&self.launcher.pidfd, rustix::process::Signal::KILL);
+        let _status = rustix::process::waitid(
+            rustix::process::WaitId::PidFd(self.launcher.pidfd.as_fd()),
+            rustix::process::WaitIdOptions::EXITED,
+        );
+    }
+}
+
+impl Executor for Sandbox {
+    fn run(&self, root: &Root, process: &Process, output: Output<'_>, cancel: &Cancel) -> Result<Exit, ExecError> {
+        cancel.check()?;
+        let kills_before = memory::kills();
+        let spec = Spec { root: root.clone(), process: process.clone(), ground: self.ground };
+        let mut running = Running::start(&self.control, &spec).map_err(ExecError::Launcher)?;
+        let end = running.wait(&process.mounts, output, cancel).map_err(ExecError::Launcher)?;
+        drop(running);
+        let directory = match root {
+            Root::Overlay { upper, .. } => upper,
+            Root::Directory(path) => path,
+        };
+        let stubs = end
+            .stubs
+            .remove(directory)
+            .map_err(|error| ExecError::Setup(format!("remove mount points from {}: {error}", directory.display())))?;
+        if let Some(fault) = end.fault {
+            return Err(fault);
+        }
+        cancel.check()?;
+        let out_of_memory = end.code != 0 && memory::kills() > kills_before;
+        Ok(Exit { code: end.code, out_of_memory, stubs })
+    }
+}
+
+/// A step between its start and its end.
+struct Running {
+    socket: OwnedFd,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+/// What is known when it is over.
+struct End {
+    code: i32,
+    stubs: Stubs,
+    fault: Option<ExecError>,
+}
+
+impl Running {
+    fn start(control: &OwnedFd, spec: &Spec) -> io::Result<Self> {
+        let (ours, theirs) = wire::socket_pair()?;
+        let request = if spec.process.isolate_network { Request::RunIsolated } else { Request::Run };
+        let memory = wire::memory_file("step", &wire::encode(spec))?;
+        let send = |streams: &[BorrowedFd<'_>]| {
+            let mut fds = vec![memory.as_fd(), theirs.as_fd()];
+            fds.extend_from_slice(streams);
+            wire::send(control, &[request.byte()], &fds)
+        };
+        match spec.process.stdio {
+            Stdio::Inherited => {
+                send(&[rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()])?;
+                Ok(Self { socket: ours, stdout: None, stderr: None })
+            }
+            Stdio::Captured => {
+                let (stdout, stdout_end) = pipe_with(PipeFlags::CLOEXEC)?;
+                let (stderr, stderr_end) = pipe_with(PipeFlags::CLOEXEC)?;
+                for pipe in [&stdout, &stderr] {
+                    // Only our end: what the process writes to blocks as it expects.
+                    rustix::io::ioctl_fionbio(pipe, true)?;
+                }
+                send(&[stdout_end.as_fd(), stderr_end.as_fd()])?;
+                Ok(Self { socket: ours, stdout: Some(stdout), stderr: Some(stderr) })
+            }
+        }
+    }
+
+    fn wait(&mut self, mounts: &[super::Mount], output: Output<'_>, cancel: &Cancel) -> io::Result<End> {
+        let mut end = End { code: 0, stubs: Stubs::default(), fault: None };
+        let mut forwarders = Vec::new();
+        let mut told_to_stop = false;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let mut polled = vec![PollFd::new(&self.socket, PollFlags::IN)];
+            polled.extend(
+                [&self.stdout, &self.stderr].into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+            );
+            match poll(&mut polled, Some(&CANCEL_CHECK)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let told = !polled[0].revents().is_empty();
+            drop(polled);
+            // The output before the news: what a step wrote before it ended comes before its end.
+            pass_on(&mut self.stdout, Stream::Stdout, &mut buffer, output)?;
+            pass_on(&mut self.stderr, Stream::Stderr, &mut buffer, output)?;
+            if cancel.is_cancelled() && !told_to_stop {
+                told_to_stop = true;
+                let _ended = wire::send(&self.socket, b"stop", &[]);
+            }
+            if !told {
+                continue;
+            }
+            let (bytes, fds) = wire::receive(&self.socket)?;
+            if bytes.is_empty() {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended unexpectedly"));
+            }
+            match wire::decode::<Report>(&bytes)? {
+                Report::Ready { stubs } => end.stubs = stubs,
+                Report::Setup { text } => end.fault = Some(ExecError::Setup(text)),
+                Report::NotExecutable { text } => end.fault = Some(ExecError::NotExecutable(text)),
+                Report::Listener { mount } => {
+                    if let (Some(MountKind::Socket { source, .. }), Some(listener)) =
+                        (mounts.get(mount as usize).map(|mount| &mount.kind), fds.into_iter().next())
+                    {
+                        forwarders.push(Forwarder::start(listener, source.clone())?);
+                    }
+                }
+                Report::Ended { code, signal } => {
+                    end.code = if signal == 0 { code } else { 128 + signal };
+                    // All writers are gone, so what is in the pipes is all there will be.
+                    pass_on(&mut self.stdout, Stream::Stdout, &mut buffer, output)?;
+                    pass_on(&mut self.stderr, Stream::Stderr, &mut buffer, output)?;
+                    return Ok(end);
+                }
+            }
+        }
+    }
+}
+
+/// Passes on what a pipe holds now; lets go of it at its end.
+fn pass_on(pipe: &mut Option<OwnedFd>, stream: Stream, buffer: &mut [u8], output: Output<'_>) -> io::Result<()> {
+    while let Some(fd) = pipe {
+        match rustix::io::read(&*fd, &mut *buffer) {
+            Ok(0) => *pipe = None,
+            Ok(length) => output(stream, &buffer[..length]),
+            Err(Errno::AGAIN) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! The further mounts of a step: binds, stacks of trees, memory files, sockets.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fstat, mkdirat, openat, openat2,
+    stat,
+};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use super::mounts::{Changes, Depth, OverlayParts, READ_ONLY, bind, fresh};
+use super::staging::Staging;
+use super::walk::{Missing, Rooted};
+use super::{During, Fault, Ground, Report, tell};
+use crate::exec::{Mount, MountKind};
+
+/// Mounts one.
+pub(super) fn mount(
+    root: &mut Rooted,
+    staging: &mut Staging,
+    number: u32,
+    mount: &Mount,
+    ground: Ground,
+    socket: &OwnedFd,
+) -> Result<(), Fault> {
+    let Mount { target, kind } = mount;
+    match kind {
+        MountKind::Bind { source, readonly } => {
+            let source = open_host(source)?;
+            let attributes = if *readonly { READ_ONLY } else { MountAttrFlags::empty() };
+            show(root, target, &source, attributes)
+        }
+        MountKind::Stack { lowers, subpath, scratch } => {
+            let merged = stack(staging, lowers, scratch.as_deref(), ground)?;
+            let source = Rooted::new(merged)
+                .open(subpath, Missing::Fail)
+                .during(format!("open {subpath} in the mount's source"))?;
+            let attributes = if scratch.is_some() { MountAttrFlags::empty() } else { READ_ONLY };
+            show(root, target, &source, attributes)
+        }
+        MountKind::Discard { source, scratch } => {
+            let opened = open_host(source)?;
+            let source = if is_directory(&opened)? {
+                stack(staging, std::slice::from_ref(source), Some(scratch), ground)?
+            } else {
+                copy_file(&opened, scratch)?
+            };
+            show(root, target, &source, MountAttrFlags::empty())
+        }
+        MountKind::Tmpfs { size, mode } => {
+            let covered = root
+                .open(target, Missing::Fail)
+                .ok()
+                .and_then(|fd| fstat(&fd).ok())
+                .map(|found| found.st_mode & 0o7777);
+            let mode = format!("{:o}", mode.or(covered).unwrap_or(0o1777));
+            let size = size.map(|size| size.to_string());
+            let mut options = vec![("mode", mode.as_str())];
+            options.extend(size.as_deref().map(|size| ("size", size)));
+            let place = root.target(target, Missing::MountDirectory).during(format!("create mount point {target}"))?;
+            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            fresh("tmpfs", &options, attributes, &place).during(format!("mount tmpfs on {target}"))
+        }
+        MountKind::File { content, mode, uid, gid } => {
+            let file = staging.file(content, *mode, *uid, *gid)?;
+            let attributes = READ_ONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            show(root, target, &file, attributes)
+        }
+        MountKind::Socket { mode, uid, gid, .. } => {
+            // A socket of our own that rbuild connects to the host's: the host's may be open to its owner only, and agents
+            // ask the kernel who it is that connects.
+            let (listener, place) = staging.socket(*mode, *uid, *gid)?;
+            tell(socket, &Report::Listener { mount: number }, &[listener.as_fd()]).during("hand over a socket")?;
+            show(root, target, &place, MountAttrFlags::empty())
+        }
+    }
+}
+
+/// Makes apt keep root's identity when it fetches: in a namespace with one id it cannot take another, and checks.
+pub(super) fn tame_apt(root: &mut Rooted, staging: &mut Staging) -> Result<(), Fault> {
+    let directory = "/etc/apt/apt.conf.d";
+    if root.open(directory, Missing::Fail).is_err() {
+        return Ok(());
+    }
+    let file = staging.file(b"APT::Sandbox::User \"root\";\n", 0o644, 0, 0)?;
+    show(root, &format!("{directory}/zz-rbuild-one-id"), &file, READ_ONLY)
+}
+
+fn show(root: &mut Rooted, target: &str, source: &OwnedFd, attributes: MountAttrFlags) -> Result<(), Fault> {
+    let missing = if is_directory(source)? { Missing::MountDirectory } else { Missing::MountFile };
+    let place = root.target(target, missing).during(format!("create mount point {target}"))?;
+    bind(source, &place, attributes, Depth::WithMountsBelow).during(format!("mount {target}"))
+}
+
+fn is_directory(fd: &OwnedFd) -> Result<bool, Fault> {
+    Ok(FileType::from_raw_mode(fstat(fd).during("stat a mount's source")?.st_mode) == FileType::Directory)
+}
+
+/// Opens a path of the host that the caller has resolved: a link that has appeared in it since is an error.
+fn open_host(path: &Path) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open =
+        || match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
+            // Filters that do not know openat2 refuse it.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let mut fd = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                for component in path.components().skip(1) {
+                    fd = openat(&fd, component.as_os_str(), flags, Mode::empty())?;
+                    if FileType::from_raw_mode(fstat(&fd)?.st_mode) == FileType::Symlink {
+                        return Err(Errno::LOOP);
+                    }
+                }
+                Ok(fd)
+            }
+            result => result,
+        };
+    open().during(format!("open {}", path.display()))
+}
+
+/// The merged view of some trees, on a place of its own.
+fn stack(staging: &mut Staging, lowers: &[PathBuf], scratch: Option<&Path>, ground: Ground) -> Result<OwnedFd, Fault> {
+    let mut parts = match scratch {
+        Some(scratch) => {
+            let (upper, work) = scratch_directories(scratch, lowers)?;
+            OverlayParts::open(lowers, Some(Changes { upper: &upper, work: &work }))
+        }
+        None => OverlayParts::open(lowers, None),
+    }
+    .during("open a mount's source")?;
+    if scratch.is_none() && lowers.len() < 2 {
+        // A read-only overlay wants two; an empty one below changes nothing, whiteouts of the other stay invisible.
+        parts.underlay(staging.directory()?.fd);
+    }
+    let target = staging.directory()?;
+    parts.mount(ground.user_namespace, &target).during("mount overlay")?;
+    target.enter().during("open overlay")
+}
+
+fn scratch_directories(scratch: &Path, lowers: &[PathBuf]) -> Result<(PathBuf, PathBuf), Fault> {
+    let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+    let make = || -> io::Result<()> {
+        for path in [&upper, &work] {
+            mkdirat(CWD, path, Mode::from_raw_mode(0o755))?;
+        }
+        // The root of the view has the attributes of the topmost directory, which is the empty upper one.
+        if let Some(top) = lowers.last() {
+            let found = stat(top)?;
+            let (uid, gid) = (Uid::from_raw(found.st_uid), Gid::from_raw(found.st_gid));
+            // An owner that does not exist in this user namespace cannot be given; nobody can tell the difference.
+            let _unmapped = chownat(CWD, &upper, Some(uid), Some(gid), AtFlags::empty());
+            chmodat(CWD, &upper, Mode::from_raw_mode(found.st_mode & 0o7777), AtFlags::empty())?;
+        }
+        Ok(())
+    };
+    make().during(format!("prepare {}", scratch.display()))?;
+    Ok((upper, work))
+}
+
+fn copy_file(source: &OwnedFd, scratch: &Path) -> Result<OwnedFd, Fault> {
+    let path = scratch.join("file");
+    let copy = || -> io::Result<OwnedFd> {
+        let found = fstat(source)?;
+        std::fs::copy(super::mounts::fd_path(source), &path)?;
+        let _unmapped =
+            chownat(CWD, &path, Some(Uid::from_raw(found.st_uid)), Some(Gid::from_raw(found.st_gid)), AtFlags::empty());
+        chmodat(CWD, &path, Mode::from_raw_mode(found.st_mode & 0o7777), AtFlags::empty())?;
+        Ok(openat(CWD, &path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+    };
+    copy().during(format!("copy to {}", path.display()))
+}
+
+/// Puts one where nothing can be mounted.
+pub(super) fn place(_root: &mut Rooted, mount: &Mount) -> Result<(), Fault> {
+    Err(Fault::Setup(format!("mount {}: this machine lets us mount nothing", mount.target)))
+}

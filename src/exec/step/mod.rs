@@ -1,0 +1,294 @@
+//! What a step's first process does from its birth to becoming the user's program.
+//!
+//! Runs in a fork of the single-threaded launcher, already in its new namespaces, so it may allocate and fail freely;
+//! what goes wrong is reported over a socket. Order matters and is all in [`prepare`]: what needs the host's files comes
+//! before the pivot, what needs privilege before the change of user.
+
+mod extra;
+mod identity;
+pub(crate) mod mounts;
+mod names;
+mod program;
+mod staging;
+mod standard;
+mod walk;
+
+use std::fmt::Display;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, fchown, fstat, openat};
+use rustix::mount::MountAttrFlags;
+
+use super::kernel;
+use super::seccomp::Policy;
+use super::stubs::{Moment, Stubs};
+use super::wire::{self, Wire, wire_enum, wire_struct};
+use super::{Process, Root, Stdio};
+use mounts::Target;
+use staging::Staging;
+use walk::{Missing, Rooted};
+
+/// What a step is to do and where it finds itself.
+#[derive(Debug)]
+pub(crate) struct Spec {
+    /// The root.
+    pub(crate) root: Root,
+    /// The process.
+    pub(crate) process: Process,
+    /// The ground it stands on.
+    pub(crate) ground: Ground,
+}
+
+/// What is known of the machine before any step ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ground {
+    /// In a user namespace of our own, where some things have other names or are forbidden.
+    pub(crate) user_namespace: bool,
+    /// Only one user and group exist there.
+    pub(crate) one_id: bool,
+    /// Steps get namespaces; otherwise they get a `chroot` at most.
+    pub(crate) namespaces: bool,
+}
+
+/// What a step's process and the launcher tell rbuild.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// All is set up but the program; these mount points were made.
+    Ready { stubs: Stubs },
+    /// Setting up failed.
+    Setup { text: String },
+    /// The program cannot be executed.
+    NotExecutable { text: String },
+    /// The message carries a socket that listens for mount number `mount`.
+    Listener { mount: u32 },
+    /// It ended, with a code or killed by a signal (the other is 0); said by the launcher, always last.
+    Ended { code: i32, signal: i32 },
+}
+
+wire_struct!(Spec { root, process, ground });
+wire_struct!(Ground { user_namespace, one_id, namespaces });
+wire_enum!(Report {
+    0 => Ready { stubs },
+    1 => Setup { text },
+    2 => NotExecutable { text },
+    3 => Listener { mount },
+    4 => Ended { code, signal },
+});
+
+/// Why the program was not started.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// What was being done and why it failed.
+    Setup(String),
+    /// runc's words about the program.
+    NotExecutable(String),
+}
+
+/// Names the operation that failed.
+trait During<T> {
+    fn during(self, what: impl Display) -> Result<T, Fault>;
+}
+
+impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
+    fn during(self, what: impl Display) -> Result<T, Fault> {
+        self.map_err(|error| Fault::Setup(format!("{what}: {}", error.into())))
+    }
+}
+
+/// What the launcher hands over besides the specification.
+#[derive(Debug)]
+pub(crate) struct Handles {
+    /// To rbuild.
+    pub(crate) socket: OwnedFd,
+    /// stdout and stderr, or all three.
+    pub(crate) streams: Vec<OwnedFd>,
+}
+
+/// Becomes the program, or reports why not and ends.
+pub(crate) fn main(spec: &OwnedFd, handles: &Handles) -> ! {
+    let attempt = std::panic::catch_unwind(|| read_spec(spec).and_then(|spec| run(&spec, handles)));
+    let report = match attempt {
+        Ok(Err(Fault::Setup(text))) => Report::Setup { text },
+        Ok(Err(Fault::NotExecutable(text))) => Report::NotExecutable { text },
+        Ok(Ok(never)) => match never {},
+        Err(_) => Report::Setup { text: "the sandbox's own process panicked".to_owned() },
+    };
+    let _gone = tell(&handles.socket, &report, &[]);
+    kernel::leave(1)
+}
+
+/// Sends one report.
+pub(crate) fn tell(socket: impl AsFd, report: &Report, fds: &[std::os::fd::BorrowedFd<'_>]) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    report.put(&mut bytes);
+    wire::send(socket, &bytes, fds)
+}
+
+fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
+    let mut bytes = Vec::new();
+    let read =
+        spec.try_clone().map(std::fs::File::from).and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes));
+    read.and_then(|_| wire::decode(&bytes)).during("read the step's specification")
+}
+
+fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault> {
+    let Spec { root, process, ground } = spec;
+    let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open /dev/null")?;
+    rustix::process::umask(Mode::empty());
+    let cwd = if ground.namespaces {
+        prepare(root, process, *ground, &handles.socket)?
+    } else {
+        confine(root, process, &handles.socket)?
+    };
+    rustix::process::fchdir(&cwd).during(format!("chdir to cwd ({:?})", process.cwd))?;
+    drop(cwd);
+    let streams = match process.stdio {
+        Stdio::Captured => {
+            for stream in &handles.streams {
+                // Its owner may open /dev/stdout again, so the pipe must be the user's.
+                let _refused = fchown(stream, Some(Uid::from_raw(process.uid)), Some(Gid::from_raw(process.gid)));
+            }
+            [Some(&null), handles.streams.first(), handles.streams.get(1)]
+        }
+        Stdio::Inherited => [handles.streams.first(), handles.streams.get(1), handles.streams.get(2)],
+    };
+    for (number, stream) in (0..).zip(streams) {
+        kernel::become_stream(stream.unwrap_or(&null).as_fd(), number).during("set up the standard streams")?;
+    }
+    identity::limits(process)?;
+    let policy = Policy { confined: !process.insecure, pretend_ownership: ground.one_id };
+    identity::assume(process, *ground, policy)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    kernel::reset_signals();
+    kernel::close_from_at_exec(3);
+    program::execute(process)
+}
+
+/// Makes the sandbox around this process; gives the working directory.
+fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let _leader = rustix::process::setsid();
+    rustix::system::sethostname(process.hostname.as_bytes()).during(format!("set host name {:?}", process.hostname))?;
+    if process.isolate_network {
+        kernel::loopback_up().during("bring up the loopback interface")?;
+    }
+    let (root, mut staging) = mount_root(root, ground)?;
+    let mut root = Rooted::new(root);
+    standard::mount_all(&mut root, &mut staging, process, ground)?;
+    for (number, mount) in (0..).zip(&process.mounts) {
+        extra::mount(&mut root, &mut staging, number, mount, ground, socket)?;
+    }
+    if ground.one_id {
+        extra::tame_apt(&mut root, &mut staging)?;
+    }
+    let cwd = working_directory(&mut root, process)?;
+    report_ready(&mut root, socket)?;
+    pivot(root.root())?;
+    Ok(cwd)
+}
+
+/// All there is without namespaces: a changed root directory.
+fn confine(root: &Root, process: &Process, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let _leader = rustix::process::setsid();
+    let Root::Directory(path) = root else {
+        return Err(Fault::Setup("mount overlay: this machine lets us mount nothing".to_owned()));
+    };
+    if process.isolate_network {
+        return Err(Fault::Setup("network mode none: this machine lets us make no network namespace".to_owned()));
+    }
+    let fd = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .during(format!("open {}", path.display()))?;
+    let mut root = Rooted::new(fd);
+    for mount in &process.mounts {
+        extra::place(&mut root, mount)?;
+    }
+    standard::place_all(&mut root, process)?;
+    let cwd = working_directory(&mut root, process)?;
+    report_ready(&mut root, socket)?;
+    rustix::process::fchdir(root.root()).during("chdir to the root")?;
+    rustix::process::chroot(".").during("chroot (needs CAP_SYS_CHROOT, or user namespaces)")?;
+    Ok(cwd)
+}
+
+fn working_directory(root: &mut Rooted, process: &Process) -> Result<OwnedFd, Fault> {
+    let missing = Missing::Directory(process.uid, process.gid);
+    let cwd = root.open(&process.cwd, missing).during(format!("mkdir {}", process.cwd))?;
+    let stat = fstat(&cwd).during(format!("stat {}", process.cwd))?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
+        return Err(Fault::Setup(format!("chdir to cwd ({:?}): not a directory", process.cwd)));
+    }
+    Ok(cwd)
+}
+
+fn report_ready(root: &mut Rooted, socket: &OwnedFd) -> Result<(), Fault> {
+    let mut parents = Vec::new();
+    for (fd, parent) in root.parents.drain(..) {
+        let now = fstat(&fd).during(format!("stat /{}", parent.path))?;
+        parents.push(super::stubs::Parent { after: Moment::of(&now), ..parent });
+    }
+    let stubs = Stubs { made: std::mem::take(&mut root.stubs), parents };
+    tell(socket, &Report::Ready { stubs }, &[]).during("report to rbuild")
+}
+
+/// Mounts the root on a private place: over its own directory, in this mount namespace only.
+fn mount_root(root: &Root, ground: Ground) -> Result<(OwnedFd, Staging), Fault> {
+    match root {
+        Root::Overlay { lowers, upper, work } => {
+            // The directories are opened before they are covered.
+            let below = Target::at(upper).during(format!("open {}", upper.display()))?;
+            let changes = mounts::Changes { upper, work };
+            let opened = mounts::OverlayParts::open(lowers, Some(changes)).during("open the layers")?;
+            let mut staging = Staging::mount(&below)?;
+            let target = staging.directory()?;
+            opened.mount(ground.user_namespace, &target).during("mount overlay")?;
+            Ok((target.enter().during("open the root")?, staging))
+        }
+        Root::Directory(path) => {
+            let below = Target::at(path).during(format!("open {}", path.display()))?;
+            // Cloned before it is covered: a recursive clone would take the cover along.
+            let clone = mounts::clone_tree(&below.fd).during(format!("bind {}", path.display()))?;
+            let mut staging = Staging::mount(&below)?;
+            let target = staging.directory()?;
+            match clone {
+                Some(clone) => mounts::attach(&clone, &target),
+                None => mounts::bind(&below.fd, &target, MountAttrFlags::empty(), mounts::Depth::Single),
+            }
+            .during(format!("bind {}", path.display()))?;
+            Ok((target.enter().during("open the root")?, staging))
+        }
+    }
+}
+
+/// Makes `root` the root of this mount namespace and lets go of the old one.
+fn pivot(root: &OwnedFd) -> Result<(), Fault> {
+    use rustix::mount::{UnmountFlags, mount_move, unmount};
+    rustix::process::fchdir(root).during("chdir to the root")?;
+    // Both roots end up on "/", the old one on top; no directory is needed to hold it.
+    if let Err(errno) = rustix::process::pivot_root(".", ".") {
+        // The root of an initial ram disk cannot be pivoted away.
+        mount_move(".", "/").map_err(|_| errno).during("pivot_root")?;
+        return rustix::process::chroot(".").during("chroot");
+    }
+    unmount(".", UnmountFlags::DETACH).during("unmount the old root")?;
+    rustix::process::chdir("/").during("chdir to /")
+}
+
+/// Tries the mounts that not every machine allows.
+pub(crate) fn try_mounts(question: &super::probe::Question) -> super::probe::Found {
+    let said = |result: io::Result<()>| result.err().map(|error| error.to_string());
+    let place = |name: &str| question.directory.join(name);
+    let overlay = || -> io::Result<()> {
+        let (upper, work) = (place("upper"), place("work"));
+        let changes = mounts::Changes { upper: &upper, work: &work };
+        let parts = mounts::OverlayParts::open(&[place("lower")], Some(changes))?;
+        let target = Target::at(&place("lower"))?;
+        parts.mount(question.ground.user_namespace, &target)?;
+        // Some file systems take the mount and then no changes: replace something of the lower directory and remove it.
+        let root = target.enter()?;
+        rustix::fs::unlinkat(&root, "old", rustix::fs::AtFlags::REMOVEDIR)?;
+        rustix::fs::mkdirat(&root, "old", Mode::from_raw_mode(0o755))?;
+        Ok(rustix::fs::unlinkat(&root, "old", rustix::fs::AtFlags::REMOVEDIR)?)
+    };
+    let proc = || mounts::fresh("proc", &[], mounts::INERT, &Target::at(&place("work"))?);
+    super::probe::Found { overlay: said(overlay()), proc: said(proc()) }
+}

@@ -1,0 +1,222 @@
+//! What every step's root gets: /proc, /sys, /dev, name files, and what is hidden of them. Docker's choices.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{
+    CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, statfs, symlinkat,
+};
+use rustix::mount::MountAttrFlags;
+
+use super::mounts::{Depth, INERT, READ_ONLY, Target, bind, enter, fresh};
+use super::staging::Staging;
+use super::walk::{Missing, Rooted};
+use super::{During, Fault, Ground, names};
+use crate::exec::Process;
+
+/// Hidden: they tell about the host or let one change it.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Visible but not writable.
+const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Name, major and minor number.
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Name and what it points to.
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Loop devices that an insecure step sees.
+const LOOP_DEVICES: u32 = 8;
+
+/// Docker's size of /dev/shm.
+const DEFAULT_SHM: u64 = 64 << 20;
+
+/// Group `tty`, as every distribution numbers it.
+const TTY_GROUP: &str = "5";
+
+/// Mounts all of it.
+pub(super) fn mount_all(
+    root: &mut Rooted,
+    staging: &mut Staging,
+    process: &Process,
+    ground: Ground,
+) -> Result<(), Fault> {
+    mount_proc(root)?;
+    mount_sys(root, staging, process, ground)?;
+    mount_dev(root, process, ground)?;
+    if !process.insecure {
+        for path in MASKED {
+            mask(root, staging, path).during(format!("mask {path}"))?;
+        }
+        for path in READ_ONLY_PATHS {
+            fix(root, path).during(format!("make {path} read-only"))?;
+        }
+    }
+    for (path, content) in names::files(process) {
+        let file = staging.file(content.as_bytes(), 0o644, 0, 0)?;
+        let target = root.target(path, Missing::MountFile).during(format!("create {path}"))?;
+        bind(&file, &target, INERT | READ_ONLY, Depth::Single).during(format!("mount {path}"))?;
+    }
+    Ok(())
+}
+
+fn mount_proc(root: &mut Rooted) -> Result<(), Fault> {
+    let target = root.target("/proc", Missing::MountDirectory).during("create /proc")?;
+    fresh("proc", &[], INERT, &target)
+        .or_else(|error| {
+            // In a container whose own /proc has hidden parts the kernel gives no unhidden one. The outer one shows more
+            // processes than there are in this namespace, but what programs look for (self, meminfo) is right.
+            let host = openat(CWD, "/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            bind(host, &target, INERT, Depth::WithMountsBelow).map_err(|_| error)
+        })
+        .during("mount /proc")
+}
+
+fn mount_sys(root: &mut Rooted, staging: &mut Staging, process: &Process, ground: Ground) -> Result<(), Fault> {
+    let attributes = if process.insecure { INERT } else { INERT | READ_ONLY };
+    let target = root.target("/sys", Missing::MountDirectory).during("create /sys")?;
+    // A new one shows the devices of the network namespace, so the kernel wants us to own that.
+    let owned = !ground.user_namespace || process.isolate_network;
+    let made = if owned { fresh("sysfs", &[], attributes, &target) } else { Err(rustix::io::Errno::PERM.into()) };
+    let bound = made.is_err();
+    made.or_else(|_: io::Error| {
+        let host = openat(CWD, "/sys", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        bind(host, &target, attributes, Depth::WithMountsBelow)
+    })
+    .during("mount /sys")?;
+    let Ok(cgroup) = root.target("/sys/fs/cgroup", Missing::Fail) else { return Ok(()) };
+    let unified = statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type as u64 == CGROUP2_MAGIC);
+    let shown = unified && fresh("cgroup2", &[], attributes, &cgroup).is_ok();
+    if bound && !shown {
+        // The host's would tell what else runs there.
+        bind(staging.empty()?, &cgroup, INERT | READ_ONLY, Depth::Single).during("hide /sys/fs/cgroup")?;
+    }
+    Ok(())
+}
+
+/// What statfs(2) calls the unified hierarchy.
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+
+fn mount_dev(root: &mut Rooted, process: &Process, ground: Ground) -> Result<(), Fault> {
+    let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let target = root.target("/dev", Missing::MountDirectory).during("create /dev")?;
+    fresh(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "65536k")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        &target,
+    )
+    .during("mount /dev")?;
+    let dev = target.enter().during("open /dev")?;
+    for (name, major, minor) in DEVICES {
+        device(&dev, name, FileType::CharacterDevice, 0o666, (major, minor), ground)?;
+    }
+    if process.insecure && !ground.user_namespace {
+        device(&dev, "loop-control", FileType::CharacterDevice, 0o660, (10, 237), ground)?;
+        for number in 0..LOOP_DEVICES {
+            device(&dev, &format!("loop{number}"), FileType::BlockDevice, 0o660, (7, number), ground)?;
+        }
+    }
+    for (name, text) in LINKS {
+        symlinkat(text, &dev, name).during(format!("link /dev/{name}"))?;
+    }
+    let size = process.shm_size.unwrap_or(DEFAULT_SHM).to_string();
+    let mut pts = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    if !ground.one_id {
+        pts.push(("gid", TTY_GROUP));
+    }
+    below(&dev, "pts", |target| fresh("devpts", &pts, quiet, target))?;
+    below(&dev, "shm", |target| fresh("tmpfs", &[("mode", "1777"), ("size", &size)], INERT, target))?;
+    // Absent from kernels built without it; nothing that is built needs it.
+    let _missing = below(&dev, "mqueue", |target| fresh("mqueue", &[], INERT, target));
+    Ok(())
+}
+
+fn below(dev: &OwnedFd, name: &str, mount: impl FnOnce(&Target) -> io::Result<()>) -> Result<(), Fault> {
+    let make = || -> io::Result<()> {
+        mkdirat(dev, name, Mode::from_raw_mode(0o755))?;
+        mount(&Target::new(dev.try_clone()?, name)?)
+    };
+    make().during(format!("mount /dev/{name}"))
+}
+
+/// Makes a device, or shows the host's where we may not make any.
+fn device(
+    dev: &OwnedFd,
+    name: &str,
+    kind: FileType,
+    mode: u32,
+    number: (u32, u32),
+    ground: Ground,
+) -> Result<(), Fault> {
+    let refused = ground.user_namespace
+        || mknodat(dev, name, kind, Mode::from_raw_mode(mode), makedev(number.0, number.1)).is_err();
+    if !refused {
+        return Ok(());
+    }
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(host) = openat(CWD, format!("/dev/{name}"), flags, Mode::empty()) else { return Ok(()) };
+    let show = || -> io::Result<()> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        openat(dev, name, flags, Mode::from_raw_mode(0o666))?;
+        bind(&host, &Target::new(dev.try_clone()?, name)?, MountAttrFlags::empty(), Depth::Single)
+    };
+    show().during(format!("bind /dev/{name}"))
+}
+
+fn mask(root: &mut Rooted, staging: &mut Staging, path: &str) -> io::Result<()> {
+    let Ok(target) = root.target(path, Missing::Fail) else { return Ok(()) };
+    let directory = FileType::from_raw_mode(rustix::fs::fstat(&target.fd)?.st_mode) == FileType::Directory;
+    if directory {
+        let empty = staging.empty().map_err(|_| io::Error::other("no empty directory"))?;
+        bind(empty, &target, INERT | READ_ONLY, Depth::Single)
+    } else {
+        let null = root.open("/dev/null", Missing::Fail)?;
+        bind(null, &target, MountAttrFlags::empty(), Depth::Single)
+    }
+}
+
+fn fix(root: &mut Rooted, path: &str) -> io::Result<()> {
+    let Ok(target) = root.target(path, Missing::Fail) else { return Ok(()) };
+    bind(&target.fd, &target, INERT | READ_ONLY, Depth::WithMountsBelow)
+}
+
+/// Without mounts: devices made in the root's own /dev where they are missing, and name files where there are none. What
+/// was made is removed after the step like a mount point, so a device the step should keep must be its own.
+pub(super) fn place_all(root: &mut Rooted, process: &Process) -> Result<(), Fault> {
+    let _present = root.open("/dev/null", Missing::MountFile).during("create /dev/null")?;
+    let _proc = root.open("/proc", Missing::MountDirectory).during("create /proc")?;
+    let dev = root.open("/dev", Missing::Fail).during("open /dev")?;
+    for (name, major, minor) in DEVICES {
+        let mode = Mode::from_raw_mode(0o666);
+        let _stub = rustix::fs::unlinkat(&dev, name, rustix::fs::AtFlags::empty());
+        let _refused = mknodat(&dev, name, FileType::CharacterDevice, mode, makedev(major, minor));
+    }
+    for (path, content) in names::files(process) {
+        let _ = (path, content);
+    }
+    let _ =
+        (enter(&dev, "null"), chownat(&dev, "null", Some(Uid::ROOT), Some(Gid::ROOT), rustix::fs::AtFlags::empty()));
+    Ok(())
+}

@@ -12,8 +12,9 @@ use super::canvas::{Canvas, Leaf};
 use super::copy::PARENT_MODE;
 use super::error::TransferError;
 use super::resolve::Seen;
-use super::{Content, keeps_xattr};
-use crate::tar::entry::{Kind, LayerPath, Meta};
+use super::forest::{EMPTY, Forest};
+use super::{Content, Link, Node, Planned, keeps_xattr};
+use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 use crate::tar::reader::{self, looks_like_tar};
 use crate::tar::{BLOCK, RawEntry, RawKind, TarError, Whiteouts, compression};
 
@@ -166,4 +167,43 @@ impl<'c, 'a, 's, 'o> Unpacker<'c, 'a, 's, 'o> {
         let leaf = self.canvas.link_to(&parent.join(target.name()), meta)?.ok_or_else(missing)?;
         Ok(self.canvas.put_leaf(path, leaf)?)
     }
+}
+
+/// Unpacks an archive into an empty root: a tree whose contents lie in `spool` from the offsets on that go with its files.
+pub fn unpack_all(
+    archive: Box<dyn Read + Send>,
+    spool: &mut dyn Write,
+    now: i64,
+) -> Result<Forest<Option<u64>>, TransferError> {
+    let top = LayerPath::root();
+    let nothing = EMPTY;
+    let mut canvas = Canvas::new(&nothing);
+    let mut spool = Spool::new(spool);
+    let damaged = |reason| TransferError::Archive { source_index: 0, path: LayerPath::root(), reason };
+    Unpacker::new(&mut canvas, &top, None, now, &mut spool).unpack(archive).map_err(|e| e.into_transfer(damaged))?;
+    let mut forest: Forest<Option<u64>> = Forest::default();
+    for (Planned { entry, content, .. }, n) in canvas.finish()?.0.into_iter().zip(0..) {
+        // Any file may get further names below: each has a number of its own, which its other names take over.
+        let (node, offset) = match &entry.kind {
+            Kind::Hardlink(first) => match forest.get(first) {
+                Some((node, offset)) => {
+                    let same = Entry { path: entry.path.clone(), ..node.entry.clone() };
+                    (Node { entry: same, link: node.link }, *offset)
+                }
+                None => continue,
+            },
+            Kind::Directory { .. } => (Node::new(entry), None),
+            Kind::File { .. }
+            | Kind::Symlink(_)
+            | Kind::CharDevice(..)
+            | Kind::BlockDevice(..)
+            | Kind::Fifo
+            | Kind::Whiteout => {
+                let offset = if let Content::Spooled(offset) = content { Some(offset) } else { None };
+                (Node { entry, link: Some(Link(0, n)) }, offset)
+            }
+        };
+        forest.insert(node, offset);
+    }
+    Ok(forest)
 }

@@ -110,7 +110,9 @@ impl StatCache {
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&generation.to_le_bytes());
         bytes.resize(HEADER, 0);
-        all.values().for_each(|record| record.write(&mut bytes));
+        for record in all.values() {
+            record.write(&mut bytes);
+        }
         let checksum = Blake3::of(&bytes);
         bytes.extend_from_slice(&checksum.0);
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -188,7 +190,7 @@ fn number(bytes: &[u8]) -> u64 {
 /// Checks a whole file; returns its records and generation.
 fn checked(mut bytes: Vec<u8>) -> Option<(Vec<u8>, u32)> {
     let body = bytes.len().checked_sub(CHECKSUM)?;
-    if !bytes.starts_with(MAGIC) || body < HEADER || (body - HEADER) % RECORD != 0 {
+    if !bytes.starts_with(MAGIC) || body < HEADER || !(body - HEADER).is_multiple_of(RECORD) {
         return None;
     }
     if Blake3::of(&bytes[..body]).0 != bytes[body..] {

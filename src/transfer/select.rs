@@ -16,7 +16,7 @@ use super::filter::Filter;
 use super::glob;
 use super::pattern::Patterns;
 use super::resolve::{Seen, resolve};
-use super::{Link, Node, Tree, TreeError, Walked};
+use super::{Link, Node, Tree, TreeError, Walked, is_file};
 use crate::plan::graph;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 
@@ -105,6 +105,14 @@ pub struct Selection {
     pub digest: Blake3,
 }
 
+impl Selection {
+    /// Bytes of all files in it.
+    pub fn size(&self) -> u64 {
+        let nodes = self.matches.iter().flat_map(|m| std::iter::once(&m.top).chain(m.below.iter().map(|w| &w.node)));
+        nodes.map(|node| if let Kind::File { size, .. } = node.entry.kind { size } else { 0 }).sum()
+    }
+}
+
 /// One thing a source matches.
 #[derive(Clone, Debug)]
 pub struct Match {
@@ -155,10 +163,7 @@ impl Finder<'_> {
     fn parents(&self, path: &str, exclude: Patterns) -> Result<Vec<Match>, TransferError> {
         let (pivot, pattern) = path.split_once("/./").unwrap_or(("/", path));
         let cleaned = LayerPath::clean(pattern);
-        let include = match cleaned.is_root() {
-            true => None,
-            false => Some(Patterns::new([(1, cleaned.as_bytes())])?),
-        };
+        let include = if cleaned.is_root() { None } else { Some(Patterns::new([(1, cleaned.as_bytes())])?) };
         let filter = Filter { include, exclude };
         let tops = self.tops(pivot)?;
         let matches: Vec<_> =
@@ -279,10 +284,8 @@ impl Finder<'_> {
             .collect();
         near.sort();
         near.truncate(MAX_SUGGESTIONS);
-        match near.is_empty() {
-            true => None,
-            false => Some(Absence::Similar(near.into_iter().map(|(_, name)| dir.join(&name)).collect())),
-        }
+        let near: Vec<_> = near.into_iter().map(|(_, name)| dir.join(&name)).collect();
+        (!near.is_empty()).then_some(Absence::Similar(near))
     }
 }
 
@@ -335,13 +338,9 @@ fn digest(matches: &[Match]) -> Blake3 {
         let mut names: BTreeMap<Link, usize> = BTreeMap::new();
         hasher.number(m.below.len() as u64);
         for (i, Walked { node, implied }) in m.below.iter().enumerate() {
-            let earlier = node.link.and_then(|link| match names.get(&link) {
-                Some(first) => Some(*first),
-                None => {
-                    names.insert(link, i);
-                    None
-                }
-            });
+            let link = node.link.filter(|_| is_file(&node.entry.kind));
+            let first = link.map_or(i, |link| *names.entry(link).or_insert(i));
+            let earlier = (first != i).then_some(first);
             hasher.field(&node.entry.path.as_bytes()[prefix..]).number(u64::from(*implied));
             hash_node(&mut hasher, node, earlier);
         }

@@ -109,13 +109,12 @@ pub fn owner<E>(text: &str, mut file: impl FnMut(UserFile, &str) -> Result<Vec<u
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    let (uid, mut gid) = match plain_id(user) {
-        Some(id) => (id, id),
-        None => {
-            let passwd = file(UserFile::Passwd, user)?;
-            let found = lines(Some(&passwd)).map(User::parse).find(|u| u.name == user.as_bytes());
-            found.map_or((0, 0), |u| (u.uid, u.gid))
-        }
+    let (uid, mut gid) = if let Some(id) = plain_id(user) {
+        (id, id)
+    } else {
+        let passwd = file(UserFile::Passwd, user)?;
+        let found = lines(Some(&passwd)).map(User::parse).find(|u| u.name == user.as_bytes());
+        found.map_or((0, 0), |u| (u.uid, u.gid))
     };
     match group.map(|group| (group, plain_id(group))) {
         None => {}

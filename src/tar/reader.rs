@@ -103,6 +103,18 @@ pub fn looks_like_tar(start: &[u8]) -> bool {
     start.first_chunk::<BLOCK>().is_some_and(|block| block.iter().any(|b| *b != 0) && checksum_ok(block))
 }
 
+/// The content size a header block gives by itself; `None` if it is no header. Extended headers in front of it may say
+/// otherwise: good for finding places to cut a stream, not for reading it.
+pub fn content_size(header: &[u8; BLOCK]) -> Option<u64> {
+    if header.iter().all(|b| *b == 0) || !checksum_ok(header) {
+        return None;
+    }
+    match header[156] {
+        b'1'..=b'6' => Some(0),
+        _ => numeric(&header[124..136]).and_then(|size| u64::try_from(size).ok()),
+    }
+}
+
 /// A header and everything that was said about it in front of it.
 struct Member {
     offset: u64,
@@ -419,8 +431,10 @@ impl Member {
     }
 
     fn number(&self, value: u64) -> Result<u32, TarError> {
-        u32::try_from(value)
-            .map_err(|_| TarError::Malformed { offset: self.offset, reason: format!("device number {value} out of range") })
+        u32::try_from(value).map_err(|_| TarError::Malformed {
+            offset: self.offset,
+            reason: format!("device number {value} out of range"),
+        })
     }
 }
 
@@ -460,7 +474,8 @@ fn checksum_ok(block: &[u8; BLOCK]) -> bool {
     let Some(wanted) = numeric(&block[148..156]) else { return false };
     let bytes = || block[..148].iter().chain(b"        ").chain(&block[156..]);
     // Some old tars summed signed bytes.
-    bytes().map(|b| i64::from(*b)).sum::<i64>() == wanted || bytes().map(|b| i64::from(b.cast_signed())).sum::<i64>() == wanted
+    bytes().map(|b| i64::from(*b)).sum::<i64>() == wanted
+        || bytes().map(|b| i64::from(b.cast_signed())).sum::<i64>() == wanted
 }
 
 /// A header's number: octal text with blanks and NULs around it, or GNU's big-endian binary form.

@@ -1,6 +1,6 @@
 //! Where selections land: the rules of COPY and ADD for destinations, owners and modes.
 //!
-//! Sources are done one after the other onto a [`Canvas`], so that the last one wins; the result is the layer's entries in
+//! Sources are done one after the other onto a `canvas`, so that the last one wins; the result is the layer's entries in
 //! order with a note where each content is. Knows no store: bytes are only read where an archive has to be looked into.
 
 use std::collections::BTreeMap;

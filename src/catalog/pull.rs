@@ -221,6 +221,10 @@ impl Puller {
         let mut named = Named { images, digest: Some(digest), index };
         named.insert(platform.normalize(), found.id);
         self.catalog.remember(name, &named)?;
+        if name.digest().is_none() {
+            // So that a Dockerfile that is pinned later needs no network.
+            self.catalog.remember(&name.name_only().with_digest(digest), &named)?;
+        }
         // A name that stands for what was pulled follows it; one that was given to a build stays there.
         if self.catalog.named(name)?.is_some_and(|old| old.digest.is_some()) {
             self.catalog.tag(name, &named)?;

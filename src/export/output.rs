@@ -425,7 +425,7 @@ mod tests {
         assert_eq!(error("oci", "tar=maybe"), "invalid value \"maybe\" for tar: expected true or false");
         assert!(error("oci", "compression-level=10").ends_with("expected a number from 0 to 9"));
         assert!(error("image", "compression=estargz").contains("compression=estargz"));
-        assert!(error("image", "name=Me/app").contains("must be lowercase"));
+        assert!(error("image", "name=me/App").contains("must be lowercase"));
         assert!(error("image", "compression=zstd oci-mediatypes=false").contains("conflicts with"));
         assert!(error("image", "annotation.a=1 oci-mediatypes=false").contains("conflicts with"));
     }

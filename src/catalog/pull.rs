@@ -11,7 +11,7 @@ use rbuild_cache::digest::BlobDigest;
 use super::record::{Image, ImageId, ImageLayer, Named, Origin};
 use super::{Catalog, CatalogError};
 use crate::event::{Stream, Vertex};
-use crate::layers::identity::foreign_layer_id;
+use crate::layers::{LayerError, Layers, foreign_layer_id};
 use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Document, MAX_CONFIG, Manifest, ManifestError, Parsed};
 use crate::oci::platform::Platform;
@@ -69,6 +69,14 @@ pub enum PullError {
         /// What is wrong.
         message: String,
     },
+    /// A layer cannot be unpacked.
+    #[error("failed to extract layer {digest}: {source}")]
+    Layer {
+        /// Its blob.
+        digest: BlobDigest,
+        /// Why.
+        source: LayerError,
+    },
     /// The catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -119,13 +127,15 @@ pub struct Resolved {
 pub struct Puller {
     pub(super) catalog: Catalog,
     pub(super) client: Client,
+    pub(super) layers: Layers,
     pub(super) store: Store,
 }
 
 impl Puller {
-    /// Pulls with `client` into `store`.
-    pub fn new(store: Store, client: Client) -> Self {
-        Self { catalog: Catalog::new(store.clone()), client, store }
+    /// Pulls with `client` into the store of `layers`.
+    pub fn new(layers: Layers, client: Client) -> Self {
+        let store = layers.store().clone();
+        Self { catalog: Catalog::new(store.clone()), client, layers, store }
     }
 
     /// The catalog it fills.
@@ -250,7 +260,8 @@ impl Puller {
                 }
                 Parsed::Manifest(parsed) => {
                     let config = remote.blob(&parsed.config).await?.bytes(MAX_CONFIG).await?;
-                    let image = assemble(document, &parsed, config, origin, what)?;
+                    let mut image = assemble(document, &parsed, config, Some(origin), what)?;
+                    self.recognise(&mut image)?;
                     let id = self.catalog.put(image.clone())?;
                     return Ok(Resolved { id, image, digest: None });
                 }
@@ -260,12 +271,26 @@ impl Puller {
     }
 }
 
-/// Builds the record of an image from what was fetched.
+impl Puller {
+    /// Layers that were made here and went around through a registry are the ones we have.
+    pub(super) fn recognise(&self, image: &mut Image) -> Result<(), PullError> {
+        for layer in &mut image.layers {
+            let known = self.layers.by_diff_id(&layer.diff_id);
+            let known = known.map_err(|source| PullError::Layer { digest: BlobDigest(layer.diff_id.0), source })?;
+            if let Some(record) = known {
+                layer.layer = record.id;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Builds the record of an image from what was fetched, or loaded if there is no origin.
 pub(super) fn assemble(
     document: Document,
     manifest: &Manifest,
     config: Vec<u8>,
-    origin: &Origin,
+    origin: Option<&Origin>,
     what: &str,
 ) -> Result<Image, PullError> {
     let unusable = |message: String| PullError::Unusable { what: what.to_owned(), message };
@@ -285,7 +310,7 @@ pub(super) fn assemble(
         diff_id: *diff_id,
         layer: foreign_layer_id(diff_id),
         descriptor: Some(descriptor.clone()),
-        from: vec![origin.clone()],
+        from: origin.cloned().into_iter().collect(),
     };
     let layers = diff_ids.iter().zip(&manifest.layers).map(layer).collect();
     Ok(Image { config, layers, manifest: Some(document) })

@@ -110,20 +110,7 @@ impl Index {
 
     /// The names right below `path`, sorted.
     pub fn children<'a>(&'a self, path: &LayerPath) -> impl Iterator<Item = Child<'a>> + use<'a> {
-        let depth = if path.is_root() { 0 } else { path.as_bytes().len() + 1 };
-        let mut rest = self.below(path);
-        std::iter::from_fn(move || {
-            let first = rest.first()?;
-            let tail = &first.path.as_bytes()[depth..];
-            let end = tail.iter().position(|b| *b == b'/');
-            let name = &tail[..end.unwrap_or(tail.len())];
-            let same = |e: &Entry| {
-                let tail = &e.path.as_bytes()[depth..];
-                tail.strip_prefix(name).is_some_and(|more| more.first().is_none_or(|b| *b == b'/'))
-            };
-            rest = &rest[gallop(rest, same)..];
-            Some(Child { name, entry: end.is_none().then_some(first) })
-        })
+        children(self.below(path), path)
     }
 
     /// The same entries with no modification time after `latest`.
@@ -135,6 +122,23 @@ impl Index {
         }
         Self { entries }
     }
+}
+
+/// The names right below `path`, sorted; `rest` are the entries below it.
+pub(super) fn children<'a>(mut rest: &'a [Entry], path: &LayerPath) -> impl Iterator<Item = Child<'a>> + use<'a> {
+    let depth = if path.is_root() { 0 } else { path.as_bytes().len() + 1 };
+    std::iter::from_fn(move || {
+        let first = rest.first()?;
+        let tail = &first.path.as_bytes()[depth..];
+        let end = tail.iter().position(|b| *b == b'/');
+        let name = &tail[..end.unwrap_or(tail.len())];
+        let same = |e: &Entry| {
+            let tail = &e.path.as_bytes()[depth..];
+            tail.strip_prefix(name).is_some_and(|more| more.first().is_none_or(|b| *b == b'/'))
+        };
+        rest = &rest[gallop(rest, same)..];
+        Some(Child { name, entry: end.is_none().then_some(first) })
+    })
 }
 
 /// How many leading entries satisfy `test`, which holds for a prefix only; cheap for short prefixes.

@@ -72,16 +72,25 @@ pub struct Reader {
     closed: bool,
 }
 
+impl Reader {
+    /// The next chunk as it was handed over; `None` at the end. Not to be mixed with reading.
+    pub fn chunk(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if self.closed {
+            return Ok(None);
+        }
+        let message = self.receive.recv();
+        let chunk = message.unwrap_or_else(|_| Err(io::Error::other("the thread that produces this stream died")))?;
+        self.closed = chunk.is_none();
+        Ok(chunk)
+    }
+}
+
 impl Read for Reader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.chunk.len() {
-            if self.closed {
-                return Ok(0);
-            }
-            let message = self.receive.recv();
-            match message.unwrap_or_else(|_| Err(io::Error::other("the thread that produces this stream died")))? {
+            match self.chunk()? {
                 Some(chunk) => (self.chunk, self.at) = (chunk, 0),
-                None => self.closed = true,
+                None => return Ok(0),
             }
         }
         let n = buffer.len().min(self.chunk.len() - self.at);

@@ -103,6 +103,18 @@ pub fn looks_like_tar(start: &[u8]) -> bool {
     start.first_chunk::<BLOCK>().is_some_and(|block| block.iter().any(|b| *b != 0) && checksum_ok(block))
 }
 
+/// The content size a header block gives by itself; `None` if it is no header. Extended headers in front of it may say
+/// otherwise: good for finding places to cut a stream, not for reading it.
+pub fn content_size(header: &[u8; BLOCK]) -> Option<u64> {
+    if header.iter().all(|b| *b == 0) || !checksum_ok(header) {
+        return None;
+    }
+    match header[156] {
+        b'1'..=b'6' => Some(0),
+        _ => numeric(&header[124..136]).and_then(|size| u64::try_from(size).ok()),
+    }
+}
+
 /// A header and everything that was said about it in front of it.
 struct Member {
     offset: u64,

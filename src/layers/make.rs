@@ -1,0 +1,231 @@
+//! New layers: written from entries (COPY, ADD), adopted from an upper directory (RUN), or imported from elsewhere.
+//!
+//! In each case the content is read once; identities are computed from what was read, never taken over; and the form is in
+//! the store before the record that speaks of it.
+
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild_cache::digest::{BlobDigest, DiffId, LayerId, Sha256};
+use rbuild_cache::{BlobWriter, LockKind};
+use sha2::Digest as _;
+
+use super::error::{LayerError, Result};
+use super::index::Index;
+use super::stream::{self, Content, Hashes};
+use super::unpack::{self, Unpacked};
+use super::view::View;
+use super::{Home, Layers, Origin, Record, diff, foreign_layer_id};
+use crate::tar::compression;
+use crate::tar::entry::Entry;
+
+/// Where a foreign layer's blob comes from, as far as its record is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The blob's media type.
+    pub media_type: String,
+    /// What the blob must hash to, if somebody said so.
+    pub digest: Option<BlobDigest>,
+}
+
+/// Hashes what is written to it.
+#[derive(Default)]
+pub(super) struct Hash(sha2::Sha256);
+
+impl Hash {
+    pub(super) fn finish(self) -> Sha256 {
+        Sha256(self.0.finalize().into())
+    }
+}
+
+impl io::Write for Hash {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Layers {
+    /// Makes a layer of `entries`, which come sorted, as an uncompressed blob. Contents that do not hash to what their entry
+    /// says are [`LayerError::ContextChanged`].
+    pub fn write(&self, entries: impl Iterator<Item = (Entry, Content)>) -> Result<Record> {
+        self.write_with(entries.map(Ok), Hashes::Verify)
+    }
+
+    fn write_with(&self, entries: impl Iterator<Item = Result<(Entry, Content)>>, hashes: Hashes) -> Result<Record> {
+        let writer = self.store.blob_writer()?;
+        let done = stream::stream(entries, hashes, &self.cancel, writer)?;
+        let index = Index::new(done.entries)?;
+        let (digest, size) = done.sink.commit(None)?;
+        let tree_id = index.tree_id();
+        let id = index.layer_id_of(&tree_id);
+        let origin = Origin::Built { home: self.home_of(&id, Home::Blob)? };
+        self.save(Record { id, tree_id, diff_id: DiffId(digest.0), size, origin }, index)
+    }
+
+    /// Makes a layer of the overlay upper directory of a step that ran on `stack`. The directory becomes the layer's tree, so
+    /// it must be below one of the store's temp directories and no longer mounted.
+    pub fn adopt(&self, upper: &Path, stack: &[LayerId]) -> Result<Record> {
+        let view = View::new(self, stack)?;
+        let difference = diff::upper(upper, self.options, &view, &self.cancel)?;
+        difference.clean(upper, self.options)?;
+        let contents = diff::contents(upper, difference.entries)?;
+        let done = stream::stream(contents, Hashes::Fill, &self.cancel, Hash::default())?;
+        let index = Index::new(done.entries)?;
+        let diff_id = DiffId(done.sink.finish());
+        let tree_id = index.tree_id();
+        let id = index.layer_id_of(&tree_id);
+        self.store.publish_tree_sized(&id, upper, done.size)?;
+        let origin = Origin::Built { home: self.home_of(&id, Home::Tree)? };
+        self.save(Record { id, tree_id, diff_id, size: done.size, origin }, index)
+    }
+
+    /// Makes a layer of a directory that began as a copy of `stack` and was changed in place. Every file is compared.
+    pub fn diff_dirs(&self, dir: &Path, stack: &[LayerId]) -> Result<Record> {
+        let view = View::new(self, stack)?;
+        let entries = diff::directory(dir, self.options, &view, &self.cancel)?;
+        self.write_with(diff::contents(dir, entries)?, Hashes::Fill)
+    }
+
+    /// The layer with no modification time after `latest`: itself if it has none, otherwise a new one.
+    pub fn clamp(&self, id: &LayerId, latest: i64) -> Result<Record> {
+        let record = self.record(id)?.ok_or(LayerError::Missing(*id))?;
+        let index = self.index(id)?;
+        if index.entries().iter().all(|e| e.meta.mtime <= latest) {
+            return Ok(record);
+        }
+        let clamped = index.clamped(latest);
+        if matches!(record.origin, Origin::Built { .. })
+            && let Some(record) = self.record(&clamped.layer_id())?
+        {
+            return Ok(record);
+        }
+        let layers = self.clone();
+        let id = *id;
+        // All contents at once from the tree, if there is one; else file by file from the blob.
+        self.write(clamped.into_entries().into_iter().map(move |entry| {
+            let (layers, path) = (layers.clone(), entry.path.clone());
+            let open = move || Ok(Content::Reader(layers.open(&id, &path).map_err(io::Error::other)?));
+            let content = if matches!(entry.kind, crate::tar::entry::Kind::File { .. }) {
+                Content::Open(Box::new(open))
+            } else {
+                Content::None
+            };
+            (entry, content)
+        }))
+    }
+
+    /// Takes over a layer that somebody else made: a tar, plain or compressed. Its bytes are kept as a blob and its tree is
+    /// made on the way. Nothing is published unless blob digest and diff ID are what they were said to be.
+    pub fn import(&self, blob: Box<dyn Read + Send>, source: &Source, expected: Option<DiffId>) -> Result<Record> {
+        let _lock = expected.map(|diff_id| self.lock(&foreign_layer_id(&diff_id))).transpose()?;
+        if let Some(diff_id) = expected
+            && let Some(record) = self.by_diff_id(&diff_id)?
+            && self.has_form(&record)?
+        {
+            return Ok(record);
+        }
+        let tee = Tee::new(blob, Some(self.store.blob_writer()?));
+        let temp = self.store.temp_dir("import")?;
+        let tree = temp.path().join("tree");
+        fs_err::create_dir(&tree).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
+        let (plain, _) = plain(Box::new(tee.clone()))?;
+        let unpacked = unpack::unpack(plain, Some((&tree, self.options)), &self.cancel)?;
+        verify(expected, unpacked.diff_id)?;
+        let (digest, size) = tee.finish()?.ok_or(LayerError::Missing(foreign_layer_id(&unpacked.diff_id)))?.commit(source.digest)?;
+        self.save_foreign(unpacked, &tree, &source.media_type, digest, size)
+    }
+
+    /// Like [`import`](Self::import) for a blob that is in the store already; `None` if it is not.
+    pub fn import_blob(&self, digest: &BlobDigest, media_type: &str, expected: Option<DiffId>) -> Result<Option<Record>> {
+        let _lock = expected.map(|diff_id| self.lock(&foreign_layer_id(&diff_id))).transpose()?;
+        if let Some(diff_id) = expected
+            && let Some(record) = self.by_diff_id(&diff_id)?
+            && self.has_form(&record)?
+        {
+            return Ok(Some(record));
+        }
+        let Some(blob) = self.store.blob(digest)? else { return Ok(None) };
+        let Some(file) = self.store.open_blob(digest)? else { return Ok(None) };
+        let temp = self.store.temp_dir("import")?;
+        let tree = temp.path().join("tree");
+        fs_err::create_dir(&tree).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
+        let (plain, _) = plain(Box::new(file))?;
+        let unpacked = unpack::unpack(plain, Some((&tree, self.options)), &self.cancel)?;
+        verify(expected, unpacked.diff_id)?;
+        self.save_foreign(unpacked, &tree, media_type, *digest, blob.size).map(Some)
+    }
+
+    fn save_foreign(&self, unpacked: Unpacked, tree: &Path, media_type: &str, digest: BlobDigest, size: u64) -> Result<Record> {
+        let id = foreign_layer_id(&unpacked.diff_id);
+        self.store.publish_tree_sized(&id, tree, unpacked.bytes)?;
+        let origin = Origin::Foreign { media_type: media_type.to_owned(), digest, size };
+        let tree_id = unpacked.index.tree_id();
+        self.save(Record { id, tree_id, diff_id: unpacked.diff_id, size: unpacked.size, origin }, unpacked.index)
+    }
+
+    /// A layer that is in the store already keeps its home, unless that is gone.
+    fn home_of(&self, id: &LayerId, new: Home) -> Result<Home> {
+        let Some(Record { origin: Origin::Built { home }, diff_id, .. }) = self.record(id)? else { return Ok(new) };
+        let there = match home {
+            Home::Tree => self.store.tree(id)?.is_some(),
+            Home::Blob => self.store.blob(&BlobDigest(diff_id.0))?.is_some(),
+        };
+        Ok(if there { home } else { new })
+    }
+
+    /// Locks the making of one layer's forms.
+    pub(super) fn lock(&self, id: &LayerId) -> Result<rbuild_cache::LockGuard> {
+        let cancelled = || self.cancel.is_cancelled();
+        let guard = self.store.lock(LockKind::Layer, &id.0.0, &cancelled, &mut |_| {});
+        self.cancel.check()?;
+        Ok(guard?)
+    }
+}
+
+/// The uncompressed bytes of a stream.
+pub(super) fn plain(
+    input: Box<dyn Read + Send>,
+) -> Result<(Box<dyn Read + Send>, Option<crate::tar::Compression>)> {
+    compression::plain(Box::new(BufReader::with_capacity(256 << 10, input)))
+        .map_err(|source| LayerError::Stream { operation: "read layer", source })
+}
+
+pub(super) fn verify(expected: Option<DiffId>, actual: DiffId) -> Result<()> {
+    match expected {
+        Some(expected) if expected != actual => Err(LayerError::DiffIdMismatch { expected, actual }),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a blob while something else reads it. Clones share it, so that it can be asked for the blob in the end.
+#[derive(Clone)]
+struct Tee(Arc<Mutex<(Box<dyn Read + Send>, Option<BlobWriter>)>>);
+
+impl Tee {
+    fn new(input: Box<dyn Read + Send>, writer: Option<BlobWriter>) -> Self {
+        Self(Arc::new(Mutex::new((input, writer))))
+    }
+
+    /// Reads what the other reader left and hands the writer out.
+    fn finish(mut self) -> Result<Option<BlobWriter>> {
+        io::copy(&mut self, &mut io::sink()).map_err(|source| LayerError::Stream { operation: "read layer", source })?;
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take())
+    }
+}
+
+impl Read for Tee {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (input, writer) = &mut *shared;
+        let n = input.read(buffer)?;
+        if let Some(writer) = writer {
+            writer.add(&buffer[..n])?;
+        }
+        Ok(n)
+    }
+}

@@ -104,7 +104,7 @@ pub struct Session {
     /// How trees are marked for overlay.
     pub overlay_xattrs: OverlayXattrs,
     sandbox: Option<Arc<Sandbox>>,
-    host: Host,
+    host: Arc<Host>,
     privilege: Privilege,
     found: OnceLock<Found>,
 }
@@ -185,7 +185,7 @@ fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Sessio
         trees_suffix: if plain { format!("user-{}", rustix::process::geteuid().as_raw()) } else { suffix(&map) },
         overlay_xattrs: if ground.user_namespace || plain { OverlayXattrs::User } else { OverlayXattrs::Trusted },
         sandbox,
-        host,
+        host: Arc::new(host),
         privilege,
         found: OnceLock::new(),
     }
@@ -193,7 +193,7 @@ fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Sessio
 
 impl Session {
     /// Starts programs of the host, as the user that started rbuild.
-    pub fn host(&self) -> &Host {
+    pub fn host(&self) -> &Arc<Host> {
         &self.host
     }
 

@@ -11,7 +11,6 @@ use rbuild_cache::digest::Blake3;
 use super::canvas::{Canvas, Leaf};
 use super::copy::PARENT_MODE;
 use super::error::TransferError;
-use super::forest::{EMPTY, Forest};
 use super::resolve::Seen;
 use super::forest::{EMPTY, Forest};
 use super::{Content, Link, Node, Planned, keeps_xattr};

@@ -11,19 +11,24 @@ use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::event::Outcome;
 use crate::oci::platform::Platform;
 use crate::plan::graph::Plan;
-use crate::plan::{self, Facts, ImageFacts, ImageRequest, Planned};
+use crate::plan::{self, Facts, ImageFacts, ImageRequest, PlanOptions, Planned};
 
 /// ONBUILD triggers may ask for images whose triggers ask for images; nobody nests deeper.
 const MAX_ROUNDS: usize = 32;
 
 /// The plan, what is noteworthy about the Dockerfile, and the images by handle.
-pub(crate) type Resolution = (Plan, Vec<Lint>, BTreeMap<String, Image>);
+pub type Resolution = (Plan, Vec<Lint>, BTreeMap<String, Image>);
 
 /// Plans until nothing is missing.
-pub fn resolve_plan(world: &World<'_>, spec: &Spec<'_>, file: &Dockerfile) -> Result<Resolution, BuildError> {
+pub fn resolve_plan(
+    world: &World<'_>,
+    spec: &Spec<'_>,
+    options: &PlanOptions,
+    file: &Dockerfile,
+) -> Result<Resolution, BuildError> {
     let (mut facts, mut images) = (Facts::new(), BTreeMap::new());
     for _ in 0..MAX_ROUNDS {
-        let requests = match plan::plan(file, spec.plan, &facts).map_err(BuildError::Dockerfile)? {
+        let requests = match plan::plan(file, options, &facts).map_err(BuildError::Dockerfile)? {
             Planned::Plan(plan, lints) => return Ok((plan, lints, images)),
             Planned::Needs(requests) => requests,
         };

@@ -73,6 +73,7 @@ impl Opened {
         let cancel = Cancel::new();
         let layers = Layers::new(store.clone(), TreeOptions { overlay, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
+        tidy_up(&store);
         Ok(Self { session, store, layers, runtime, cancel })
     }
 
@@ -104,6 +105,16 @@ fn references(kind: rbuild_cache::Kind, name: &str, bytes: &[u8]) -> Vec<ObjectR
         .or_else(|| layers::references(kind, name, bytes))
         .or_else(|| engine::references(kind, name, bytes))
         .unwrap_or_default()
+}
+
+/// Beside the command: removes what killed processes left, and makes what earlier builds wrote survive a power failure. Neither
+/// is waited for, and neither matters to this command, so failures are left to the next one.
+fn tidy_up(store: &Store) {
+    let store = store.clone();
+    std::thread::spawn(move || {
+        let _ = store.sweep();
+        let _ = store.sync();
+    });
 }
 
 /// The first SIGINT or SIGTERM cancels what is going on, the second one ends the process now.

@@ -4,8 +4,10 @@
 
 use super::Tree;
 use super::canvas::Canvas;
-use super::copy::{Copied, PARENT_MODE, lookup_owner};
+use super::copy::{Copied, PARENT_MODE};
 use super::error::TransferError;
+use super::owner::lookup_owner;
+use super::Tree;
 use crate::plan::graph;
 use crate::tar::entry::{LayerPath, Meta};
 

@@ -141,7 +141,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         let (stdout, code) = questions::call(call, &world, &spec, &inputs)?;
         return Ok(Answer::Text { stdout, code });
     }
-    let built = pipeline::build(&world, &spec);
+    let built = pipeline::build(&world, &spec, &request.platforms);
     inputs.save();
     let built = built?;
     let digest = outputs::write(request, &world, opened, &built)?;

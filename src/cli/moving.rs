@@ -82,7 +82,7 @@ pub(super) fn push(args: &PushArgs, env: &Env, place: &StoreRequest) -> Done {
     let Some(named) = catalog.named(&name).map_err(|e| Failure::of(&e))? else {
         return Err(Failure::text(format!("An image does not exist locally with the tag: {}", name.familiar())));
     };
-    let subject = Subject { images: images(&catalog, &named)?, names: vec![name.clone()] };
+    let subject = Subject { images: images(&catalog, &named)?, names: vec![name.clone()], epoch: None };
     let (display, progress) = screen::open(args.quiet, env)?;
     let puller = opened.puller(env, &progress)?;
     let mut nowhere = std::io::sink();
@@ -135,7 +135,7 @@ fn subjects(catalog: &Catalog, wanted: &[String], docker: bool) -> Result<Vec<Su
         }
         match subjects.iter_mut().find(|subject| subject.images == images) {
             Some(known) => known.names.extend(name.filter(|name| !known.names.contains(name))),
-            None => subjects.push(Subject { images, names: name.into_iter().collect() }),
+            None => subjects.push(Subject { images, names: name.into_iter().collect(), epoch: None }),
         }
     }
     Ok(subjects)

@@ -15,7 +15,9 @@ use super::world::{Opened, enter, now};
 use super::{Done, Failure, build, command_call, command_explain, print, screen};
 use crate::dockerfile;
 use crate::engine::Options;
+use crate::engine::slots::Limit;
 use crate::fetch::Fetcher;
+use crate::oci::platform::Platform;
 use crate::pipeline::{self, Asked, BuildError, Spec, World};
 use crate::plan::graph::Plan;
 use crate::plan::{self, Checked, Outlined, dump, outline};
@@ -38,6 +40,10 @@ pub(super) fn graph(args: GraphArgs, env: &Env, place: &StoreRequest) -> Done {
 /// Plans and prints what `show` makes of it.
 fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan) -> String) -> Done {
     let request = BuildRequest::new(&args, env)?;
+    if let [_, _, ..] = request.platforms.as_slice() {
+        let names: Vec<_> = request.platforms.iter().map(Platform::short).collect();
+        return Err(Failure::text(format!("a plan is for one platform, not several: {}", names.join(", "))));
+    }
     let opened = Opened::new(enter(false)?, place)?;
     // The answer is what is wanted; how it is come by is shown only when it takes a registry to go wrong.
     let (display, progress) = screen::open(true, env)?;
@@ -60,7 +66,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         cancel: &opened.cancel,
     };
     let options = Options {
-        jobs: 1,
+        jobs: Limit::Fixed(1),
         project: String::new(),
         flattened: false,
         now: time,
@@ -80,7 +86,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
     };
     let resolved = dockerfile::parse(spec.source.clone())
         .map_err(BuildError::Dockerfile)
-        .and_then(|file| pipeline::resolve_plan(&world, &spec, &file));
+        .and_then(|file| pipeline::resolve_plan(&world, &spec, spec.plan, &file));
     display.close();
     let (plan, _, _) = resolved.map_err(|error| build::explained(&error, String::new()))?;
     print(show(&plan).as_bytes())

@@ -66,12 +66,9 @@ impl Opened {
             .enable_all()
             .build()
             .map_err(|e| Failure::of(&e))?;
-        let overlay = match session.overlay_xattrs {
-            crate::snapshot::OverlayXattrs::Trusted => layers::OverlayXattrs::Trusted,
-            crate::snapshot::OverlayXattrs::User => layers::OverlayXattrs::User,
-        };
         let cancel = Cancel::new();
-        let layers = Layers::new(store.clone(), TreeOptions { overlay, ownership }, cancel.clone());
+        let layers =
+            Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
         tidy_up(&store);
         Ok(Self { session, store, layers, runtime, cancel })

@@ -12,7 +12,7 @@ use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::event::Outcome;
 use crate::oci::platform::Platform;
 use crate::plan::graph::Plan;
-use crate::plan::{self, Facts, ImageFacts, ImageRequest, Planned};
+use crate::plan::{self, Facts, ImageFacts, ImageRequest, PlanOptions, Planned};
 
 /// ONBUILD triggers may ask for images whose triggers ask for images; nobody nests deeper.
 const MAX_ROUNDS: usize = 32;
@@ -30,9 +30,14 @@ pub enum Asked<T> {
 }
 
 /// Plans until nothing is missing.
-pub fn resolve_plan(world: &World<'_>, spec: &Spec<'_>, file: &Dockerfile) -> Result<Resolution, BuildError> {
+pub fn resolve_plan(
+    world: &World<'_>,
+    spec: &Spec<'_>,
+    options: &PlanOptions,
+    file: &Dockerfile,
+) -> Result<Resolution, BuildError> {
     let ((plan, lints), images) = resolve(world, spec, file, |facts| {
-        Ok(match plan::plan(file, spec.plan, facts)? {
+        Ok(match plan::plan(file, options, facts)? {
             Planned::Plan(plan, lints) => Asked::Answer((plan, lints)),
             Planned::Needs(requests) => Asked::Needs(requests),
         })

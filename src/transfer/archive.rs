@@ -13,7 +13,6 @@ use super::copy::PARENT_MODE;
 use super::error::TransferError;
 use super::forest::{EMPTY, Forest};
 use super::resolve::Seen;
-use super::forest::{EMPTY, Forest};
 use super::{Content, Link, Node, Planned, keeps_xattr};
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 use crate::tar::reader::{self, looks_like_tar};

@@ -7,7 +7,6 @@ use super::canvas::Canvas;
 use super::copy::{Copied, PARENT_MODE};
 use super::error::TransferError;
 use super::owner::lookup_owner;
-use super::Tree;
 use crate::plan::graph;
 use crate::tar::entry::{LayerPath, Meta};
 

@@ -156,6 +156,10 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     for (number, stream) in (0..).zip(streams) {
         kernel::become_stream(stream.unwrap_or(&null).as_fd(), number).during("set up the standard streams")?;
     }
+    if process.stdio == Stdio::Inherited && rustix::termios::isatty(rustix::stdio::stdin()) {
+        // For job control and ^C; a terminal that is another session's stays with it.
+        let _another_session = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+    }
     identity::limits(process)?;
     let policy = Policy { confined: !process.insecure, pretend_ownership: ground.one_id };
     identity::assume(process, *ground, policy)?;

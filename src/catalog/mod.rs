@@ -8,6 +8,7 @@
 //! Knows layers only by their ids; `pull` makes them come. Nothing here talks to a network or prints.
 
 mod fetch;
+pub mod load;
 pub mod pull;
 pub mod record;
 

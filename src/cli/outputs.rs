@@ -32,7 +32,7 @@ pub(super) fn write(
             }
         };
         let subject =
-            Subject { images: vec![(platform(&built.image)?, built.image.clone())], names: output.names.clone() };
+            Subject { images: vec![(platform(&built.image)?, built.image.clone())], names: output.names.clone(), epoch: built.epoch };
         let mut stdout = std::io::stdout();
         let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut stdout };
         let exported = exporter.export(&subject, output, &mut around).map_err(|e| {

@@ -16,8 +16,8 @@ use std::path::Path;
 
 use crate::files::{Dir, FileKind, Root, Stat};
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
-use crate::transfer::Want;
 use crate::transfer::{Absence, Filter, Link, Node, State, Tree, TreeError, Verdict, Walked};
+use crate::transfer::Want;
 
 pub use ignore::{Ignore, IgnoreError};
 use stat_cache::StatCache;
@@ -42,7 +42,12 @@ impl Context {
     /// Opens `dir`, seen through `ignore`. Hashes are kept in the file `stat_cache`, one per directory; it need not exist.
     pub fn open(dir: &Path, ignore: Option<Ignore>, stat_cache: &Path) -> io::Result<Self> {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
-        Ok(Self { root: Root::open(dir)?, ignore, everything: Filter::all(), hashes: StatCache::open(stat_cache, now) })
+        Ok(Self {
+            root: Root::open(dir)?,
+            ignore,
+            everything: Filter::all(),
+            hashes: StatCache::open(stat_cache, now),
+        })
     }
 
     /// The directory without the ignore file's view, for the Dockerfile itself.
@@ -128,7 +133,7 @@ impl Tree for Context {
         let Some(stat) = dir.stat(path.name()).map_err(TreeError::at(path))? else { return Ok(None) };
         match verdict {
             Verdict::Keep => {}
-            Verdict::Descend if stat.kind == FileKind::Directory && self.has_kept(&dir, path, &state)? => {}
+            Verdict::Descend if stat.kind == FileKind::Directory && self.has_kept(path, &state)? => {}
             Verdict::Descend | Verdict::Drop => return Ok(None),
         }
         self.node(&dir, path.clone(), &stat)
@@ -147,7 +152,7 @@ impl Tree for Context {
 
     fn walk(&self, top: &LayerPath, filter: &Filter) -> Result<Vec<Walked>, TreeError> {
         match self.dir(top)? {
-            Some((dir, state)) => self.scan(&dir, top, &state, filter),
+            Some((dir, state)) => self.scan(dir, top, &state, filter),
             None => Ok(Vec::new()),
         }
     }

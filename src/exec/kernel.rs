@@ -77,6 +77,15 @@ pub(crate) fn fork_into(flags: i32) -> io::Result<Side> {
     Ok(Side::Parent(Child { pidfd }))
 }
 
+/// Forks; true in the parent. Unlike [`fork_into`] it lets the child make threads. The caller must be single-threaded.
+pub(crate) fn fork() -> io::Result<bool> {
+    // SAFETY: with one thread no lock can be held by another one that does not exist in the child.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(pid != 0),
+    }
+}
+
 /// Leaves the namespaces of `flags` for new ones. The caller must be single-threaded.
 pub(crate) fn unshare(flags: i32) -> io::Result<()> {
     // SAFETY: no memory is involved; with one thread, no other one is left in the old namespaces or with the old files.

@@ -95,6 +95,8 @@ pub struct Subject {
     pub images: Vec<(Platform, Image)>,
     /// With tags.
     pub names: Vec<Reference>,
+    /// `SOURCE_DATE_EPOCH`, in seconds.
+    pub epoch: Option<i64>,
 }
 
 /// What an export made, for `--metadata-file`, `--iidfile` and `-q`.
@@ -199,8 +201,18 @@ impl Exporter {
         vertex: &Vertex,
         stream: &mut (dyn Write + Send),
     ) -> Result<Exported, ExportError> {
-        check_format(&output.format)?;
         let mut subject = subject.clone();
+        if output.format.rewrite_timestamp {
+            let Some(epoch) = subject.epoch else {
+                let text = "rewrite-timestamp=true needs SOURCE_DATE_EPOCH";
+                return Err(ExportError::Unsupported(text.to_owned()));
+            };
+            for (_, image) in &mut subject.images {
+                vertex.status("rewriting layers", 0, 0, false);
+                *image = self.rewrite(image, epoch)?;
+                vertex.done_part("rewriting layers");
+            }
+        }
         for name in &output.names {
             if !subject.names.contains(name) {
                 subject.names.push(name.clone());
@@ -288,8 +300,7 @@ impl Exporter {
         vertex: &Vertex,
     ) -> Result<Exported, ExportError> {
         if pushed.is_none() && !output.annotations.is_empty() {
-            let text =
-                "annotations are part of a manifest, and an image in the store has none: push it or write an archive";
+            let text = "annotations are part of a manifest, and an image in the store has none: push it or write an archive";
             return Err(ExportError::Unsupported(text.to_owned()));
         }
         let catalog = self.puller.catalog();
@@ -352,7 +363,9 @@ impl Exporter {
             }
         };
         let mut top = match (&index, images.as_slice()) {
-            (None, [single, ..]) => Descriptor { platform: None, ..single.entry(annotations) },
+            (None, [single, ..]) => {
+                Descriptor { platform: None, ..single.entry(annotations) }
+            }
             (Some(index), _) => {
                 let mut top = index.descriptor();
                 top.annotations = annotations.index_descriptor.clone();
@@ -415,11 +428,4 @@ fn single(subject: &Subject) -> Option<ImageId> {
 fn docker_family(subject: &Subject) -> Option<Family> {
     let pulled = subject.images.iter().all(|(_, image)| image.manifest.is_some());
     (!pulled).then_some(Family::Docker)
-}
-
-fn check_format(format: &Format) -> Result<(), ExportError> {
-    if format.rewrite_timestamp {
-        return Err(ExportError::Unsupported("rewrite-timestamp=true is not supported".to_owned()));
-    }
-    Ok(())
 }

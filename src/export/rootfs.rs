@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::archive::{Sent, copy, write_file};
 use super::output::Dest;
 use super::{ExportError, Exporter, Subject};
+use crate::cancel::Cancel;
 use crate::catalog::Image;
 use crate::event::{Stream, Vertex};
 use crate::layers::View;
@@ -44,7 +45,8 @@ impl Exporter {
             fs_err::create_dir_all(&dest).map_err(fault)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let root = rustix::fs::open(&dest, flags, Mode::empty()).map_err(|error| fault(error.into()))?;
-            let mut files = Files { view: &view, dest: &dest, root: &root, firsts: Firsts::new(), sent: &mut sent };
+            let (firsts, epoch) = (Firsts::new(), subject.epoch);
+            let mut files = Files { view: &view, dest: &dest, root: &root, firsts, epoch, sent: &mut sent };
             files.fill(root.as_fd(), &LayerPath::root(), &|| self.cancel.check().map_err(Into::into))?;
         }
         sent.end();
@@ -89,39 +91,56 @@ impl Exporter {
                 tar.entry(&Entry { path: directory.clone(), kind, meta }, None)?;
             }
             let mut firsts = Firsts::new();
-            self.append_below(&mut tar, &view, &LayerPath::root(), &directory, &mut firsts, &mut sent)?;
+            let mut files = TarFiles { view: &view, prefix: &directory, epoch: subject.epoch, cancel: &self.cancel };
+            files.append_below(&mut tar, &LayerPath::root(), &mut firsts, &mut sent)?;
         }
         tar.finish().map_err(ExportError::Stream)?;
         sent.end();
         Ok(())
     }
 
+    /// The merged layers of an image, fetched if need be.
+    fn view(&self, image: &Image, vertex: &Vertex) -> Result<View, ExportError> {
+        let stack = self.runtime.block_on(self.puller.ensure_layers(image, vertex, &self.cancel))?;
+        Ok(View::new(&self.layers, &stack)?)
+    }
+}
+
+/// What one image adds to a tar of files.
+struct TarFiles<'a> {
+    view: &'a View,
+    prefix: &'a LayerPath,
+    epoch: Option<i64>,
+    cancel: &'a Cancel,
+}
+
+impl TarFiles<'_> {
     fn append_below<W: Write>(
-        &self,
+        &mut self,
         tar: &mut TarWriter<W>,
-        view: &View,
         directory: &LayerPath,
-        prefix: &LayerPath,
         firsts: &mut Firsts,
         sent: &mut Sent<'_>,
     ) -> Result<(), ExportError> {
-        for (_, found) in view.children(directory) {
+        for (_, found) in self.view.children(directory) {
             self.cancel.check()?;
             let below = found.entry.path.clone();
-            let entry = Entry { path: prefix.append(&below), ..found.entry.clone() };
+            let mut entry = Entry { path: self.prefix.append(&below), ..found.entry.clone() };
+            entry.meta.mtime = self.epoch.unwrap_or(entry.meta.mtime);
             match (&found.entry.kind, first(firsts, &found)) {
                 (_, Some(first)) => {
-                    let link = Entry { kind: Kind::Hardlink(prefix.append(&first)), ..entry.clone() };
-                    tar.entry(&link, Some(&Entry { path: prefix.append(&first), ..entry }))?;
+                    let first = self.prefix.append(&first);
+                    let link = Entry { kind: Kind::Hardlink(first.clone()), ..entry.clone() };
+                    tar.entry(&link, Some(&Entry { path: first, ..entry }))?;
                 }
                 (Kind::File { .. }, None) => {
                     tar.entry(&entry, None)?;
-                    copy(tar, &mut view.open(&found)?, sent)?;
+                    copy(tar, &mut self.view.open(&found)?, sent)?;
                 }
                 // A merged directory hides nothing.
                 (Kind::Directory { .. }, None) => {
                     tar.entry(&Entry { kind: Kind::Directory { opaque: false }, ..entry }, None)?;
-                    self.append_below(tar, view, &below, prefix, firsts, sent)?;
+                    self.append_below(tar, &below, firsts, sent)?;
                 }
                 (
                     Kind::Symlink(_)
@@ -135,12 +154,6 @@ impl Exporter {
             }
         }
         Ok(())
-    }
-
-    /// The merged layers of an image, fetched if need be.
-    fn view(&self, image: &Image, vertex: &Vertex) -> Result<View, ExportError> {
-        let stack = self.runtime.block_on(self.puller.ensure_layers(image, vertex, &self.cancel))?;
-        Ok(View::new(&self.layers, &stack)?)
     }
 }
 
@@ -175,6 +188,7 @@ struct Files<'a, 'b> {
     dest: &'a Path,
     root: &'a OwnedFd,
     firsts: Firsts,
+    epoch: Option<i64>,
     sent: &'a mut Sent<'b>,
 }
 
@@ -209,9 +223,11 @@ impl Files<'_, '_> {
                     }
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let below = rustix::fs::openat(here, &*name, flags, Mode::empty()).map_err(fault("open", dest))?;
+                    // One that was there before may not let us write.
+                    rustix::fs::fchmod(&below, Mode::RWXU).map_err(fault("change mode of", dest))?;
                     self.fill(below.as_fd(), &entry.path, check)?;
                     rustix::fs::fchmod(&below, mode).map_err(fault("change mode of", dest))?;
-                    rustix::fs::futimens(&below, &times(&entry.meta)).map_err(fault("set time of", dest))?;
+                    rustix::fs::futimens(&below, &self.times(&entry.meta)).map_err(fault("set time of", dest))?;
                     continue;
                 }
                 Kind::File { .. } => {
@@ -225,10 +241,11 @@ impl Files<'_, '_> {
                     written.map_err(|error| super::archive::file_error("write", &path(), error))?;
                     for (key, value) in &entry.meta.xattrs {
                         // The file system may know no attributes, and others than user.* need root.
-                        let _best_effort = rustix::fs::fsetxattr(&file, &**key, value, rustix::fs::XattrFlags::empty());
+                        let _best_effort =
+                            rustix::fs::fsetxattr(&file, &**key, value, rustix::fs::XattrFlags::empty());
                     }
                     rustix::fs::fchmod(&file, mode).map_err(fault("change mode of", dest))?;
-                    rustix::fs::futimens(&file, &times(&entry.meta)).map_err(fault("set time of", dest))?;
+                    rustix::fs::futimens(&file, &self.times(&entry.meta)).map_err(fault("set time of", dest))?;
                     continue;
                 }
                 Kind::Symlink(to) => {
@@ -247,7 +264,7 @@ impl Files<'_, '_> {
                 // A view has neither: links are seen as what they name, and what is deleted is not seen.
                 Kind::Hardlink(_) | Kind::Whiteout => continue,
             }
-            let set = rustix::fs::utimensat(here, &*name, &times(&entry.meta), AtFlags::SYMLINK_NOFOLLOW);
+            let set = rustix::fs::utimensat(here, &*name, &self.times(&entry.meta), AtFlags::SYMLINK_NOFOLLOW);
             match set {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(fault("set time of", dest)(error)),
@@ -293,6 +310,13 @@ impl Files<'_, '_> {
         }
     }
 
+    fn times(&self, meta: &Meta) -> Timestamps {
+        Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
+            last_modification: Timespec { tv_sec: self.epoch.unwrap_or(meta.mtime), tv_nsec: 0 },
+        }
+    }
+
     fn write(&mut self, content: &mut dyn Read, file: &mut std::fs::File) -> io::Result<()> {
         let mut buffer = vec![0; 128 << 10];
         loop {
@@ -304,12 +328,5 @@ impl Files<'_, '_> {
                 }
             }
         }
-    }
-}
-
-fn times(meta: &Meta) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
-        last_modification: Timespec { tv_sec: meta.mtime, tv_nsec: 0 },
     }
 }

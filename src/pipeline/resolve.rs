@@ -17,7 +17,7 @@ use crate::plan::{self, Facts, ImageFacts, ImageRequest, Planned};
 const MAX_ROUNDS: usize = 32;
 
 /// The plan, what is noteworthy about the Dockerfile, and the images by handle.
-pub type Resolution = (Plan, Vec<Lint>, BTreeMap<String, Image>);
+pub(crate) type Resolution = (Plan, Vec<Lint>, BTreeMap<String, Image>);
 
 /// Plans until nothing is missing.
 pub fn resolve_plan(world: &World<'_>, spec: &Spec<'_>, file: &Dockerfile) -> Result<Resolution, BuildError> {

@@ -16,7 +16,7 @@ use super::filter::Filter;
 use super::glob;
 use super::pattern::Patterns;
 use super::resolve::{Seen, resolve};
-use super::{Link, Node, Tree, TreeError, Walked};
+use super::{Link, Node, Tree, TreeError, Walked, is_file};
 use crate::plan::graph;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 
@@ -103,6 +103,14 @@ pub struct Selection {
     pub matches: Vec<Match>,
     /// What it means for a key.
     pub digest: Blake3,
+}
+
+impl Selection {
+    /// Bytes of all files in it.
+    pub fn size(&self) -> u64 {
+        let nodes = self.matches.iter().flat_map(|m| std::iter::once(&m.top).chain(m.below.iter().map(|w| &w.node)));
+        nodes.map(|node| if let Kind::File { size, .. } = node.entry.kind { size } else { 0 }).sum()
+    }
 }
 
 /// One thing a source matches.
@@ -205,8 +213,9 @@ impl Finder<'_> {
     /// All below `dir` that the pattern's parts lead to. Links on the way are not followed.
     fn expand(&self, dir: &LayerPath, parts: &[&[u8]], found: &mut Vec<Node>) -> Result<(), TransferError> {
         let Some((part, rest)) = parts.split_first() else { return Ok(()) };
-        let want =
-            |name: &[u8], is_dir: bool| (rest.is_empty() || is_dir) && glob::matches(part, name).unwrap_or(false);
+        let want = |name: &[u8], is_dir: bool| {
+            (rest.is_empty() || is_dir) && glob::matches(part, name).unwrap_or(false)
+        };
         for node in self.tree.children(dir, &want)? {
             if rest.is_empty() {
                 found.push(node);
@@ -329,7 +338,8 @@ fn digest(matches: &[Match]) -> Blake3 {
         let mut names: BTreeMap<Link, usize> = BTreeMap::new();
         hasher.number(m.below.len() as u64);
         for (i, Walked { node, implied }) in m.below.iter().enumerate() {
-            let first = node.link.map_or(i, |link| *names.entry(link).or_insert(i));
+            let link = node.link.filter(|_| is_file(&node.entry.kind));
+            let first = link.map_or(i, |link| *names.entry(link).or_insert(i));
             let earlier = (first != i).then_some(first);
             hasher.field(&node.entry.path.as_bytes()[prefix..]).number(u64::from(*implied));
             hash_node(&mut hasher, node, earlier);

@@ -1,6 +1,7 @@
 //! The registry client and layouts against real parts: Debian's `docker-registry`, skopeo, and a scripted server for what
 //! a well-behaved registry never does. Listens on loopback only.
 
+mod pulling;
 mod server;
 
 use std::collections::BTreeMap;

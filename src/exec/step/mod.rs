@@ -127,8 +127,7 @@ pub(crate) fn tell(socket: impl AsFd, report: &Report, fds: &[std::os::fd::Borro
 
 fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
     let mut bytes = Vec::new();
-    let read =
-        spec.try_clone().map(std::fs::File::from).and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes));
+    let read = spec.try_clone().map(std::fs::File::from).and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes));
     read.and_then(|_| wire::decode(&bytes)).during("read the step's specification")
 }
 
@@ -136,11 +135,7 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     let Spec { root, process, ground } = spec;
     let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open /dev/null")?;
     rustix::process::umask(Mode::empty());
-    let cwd = if ground.namespaces {
-        prepare(root, process, *ground, &handles.socket)?
-    } else {
-        confine(root, process, &handles.socket)?
-    };
+    let cwd = if ground.namespaces { prepare(root, process, *ground, &handles.socket)? } else { confine(root, process, &handles.socket)? };
     rustix::process::fchdir(&cwd).during(format!("chdir to cwd ({:?})", process.cwd))?;
     drop(cwd);
     let streams = match process.stdio {

@@ -7,10 +7,10 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a test harness")]
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
 
-#[path = "sandbox/bench.rs"]
-mod bench;
 #[path = "sandbox/behaviours.rs"]
 mod behaviours;
+#[path = "sandbox/bench.rs"]
+mod bench;
 
 use std::process::{Command, ExitCode};
 
@@ -19,7 +19,8 @@ use bench::Setting;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let value = |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
+    let value =
+        |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
     if let Some(name) = value("--inside") {
         let (setting, behaviour) = find(name);
         behaviour(setting);
@@ -29,12 +30,15 @@ fn main() -> ExitCode {
     let filters: Vec<&String> = arguments
         .iter()
         .enumerate()
-        .filter(|(at, argument)| !argument.starts_with('-') && (*at == 0 || !with_value.contains(&arguments[at - 1].as_str())))
+        .filter(|(at, argument)| {
+            !argument.starts_with('-') && (*at == 0 || !with_value.contains(&arguments[at - 1].as_str()))
+        })
         .map(|(_, argument)| argument)
         .collect();
     let chosen = all().into_iter().filter(|(name, ..)| {
         let matches = |filter: &&String| if has("--exact") { name == *filter } else { name.contains(filter.as_str()) };
-        (filters.is_empty() || filters.iter().any(matches)) && value("--skip").is_none_or(|skip| !name.contains(skip.as_str()))
+        (filters.is_empty() || filters.iter().any(matches))
+            && value("--skip").is_none_or(|skip| !name.contains(skip.as_str()))
     });
     if has("--list") {
         if !has("--ignored") {

@@ -124,7 +124,8 @@ impl Puller {
         let work = move || {
             let mut waiting = |pid: Option<u32>| {
                 let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-                vertex.log(Stream::Stderr, format!("waiting for another rbuild{who} that fetches {digest}\n").as_bytes());
+                vertex
+                    .log(Stream::Stderr, format!("waiting for another rbuild{who} that fetches {digest}\n").as_bytes());
             };
             store.lock(LockKind::Blob, &digest.0.0, &|| cancel.is_cancelled(), &mut waiting)
         };

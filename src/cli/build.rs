@@ -141,7 +141,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         let (stdout, code) = questions::call(call, &world, &spec, &inputs)?;
         return Ok(Answer::Text { stdout, code });
     }
-    let built = pipeline::build(&world, &spec);
+    let built = pipeline::build(&world, &spec, &request.platforms);
     inputs.save();
     let built = built?;
     let digest = outputs::write(request, &world, opened, &built)?;
@@ -193,7 +193,7 @@ fn project(request: &BuildRequest) -> String {
     format!("{context}\n{file}")
 }
 
-fn policy(pull: PullPolicy) -> Policy {
+pub(super) fn policy(pull: PullPolicy) -> Policy {
     match pull {
         PullPolicy::Missing => Policy::Missing,
         PullPolicy::Always => Policy::Always,
@@ -203,7 +203,7 @@ fn policy(pull: PullPolicy) -> Policy {
 }
 
 /// The error as the last lines of the build: our own view with caret and help, then BuildKit's line.
-fn explained(error: &BuildError, before: String) -> Failure {
+pub(super) fn explained(error: &BuildError, before: String) -> Failure {
     let help = |help: &Option<String>| help.as_ref().map_or(String::new(), |text| format!("help: {text}\n"));
     let (above, last) = match error {
         BuildError::Cancelled(_) => (String::new(), error.to_string()),

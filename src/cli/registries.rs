@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::Failure;
 use super::env::Env;
-use crate::event::Progress;
 use crate::cancel::Cancel;
+use crate::event::Progress;
 use crate::exec::{HostCommand, Session};
 use crate::registry::credentials::{Credentials, Helper};
 use crate::registry::{HostOptions, Options, Proxies};

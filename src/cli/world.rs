@@ -67,7 +67,8 @@ impl Opened {
             .build()
             .map_err(|e| Failure::of(&e))?;
         let cancel = Cancel::new();
-        let layers = Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
+        let layers =
+            Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
         tidy_up(&store);
         Ok(Self { session, store, layers, runtime, cancel })

@@ -32,7 +32,6 @@ pub(super) type MountInputs = BTreeMap<usize, Selected>;
 pub(super) struct Prepared {
     pub(super) list: Vec<exec::Mount>,
     pub(super) env: Vec<(String, String)>,
-    #[expect(dead_code, reason = "held until the step ends")]
     locks: Vec<LockGuard>,
 }
 

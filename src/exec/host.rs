@@ -137,9 +137,9 @@ fn serve(control: &OwnedFd) -> io::Result<()> {
         let mut fds = fds.into_iter();
         let (Some(kind), Some(memory), Some(socket)) = (kind.first(), fds.next(), fds.next()) else { return Ok(()) };
         if *kind == MAP {
-            let failure = wire::decode(&read(memory)?).map_err(|error| error.to_string()).and_then(|(pid, maps): (i32, _)| {
-                userns::write_maps(pid, &maps)
-            });
+            let failure = wire::decode(&read(memory)?)
+                .map_err(|error| error.to_string())
+                .and_then(|(pid, maps): (i32, _)| userns::write_maps(pid, &maps));
             wire::send(&socket, &wire::encode(&failure.err()), &[])?;
             continue;
         }

@@ -133,7 +133,9 @@ impl Running {
         let mut buffer = vec![0; CHUNK];
         loop {
             let mut polled = vec![PollFd::new(&self.socket, PollFlags::IN)];
-            polled.extend([&self.stdout, &self.stderr].into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            polled.extend(
+                [&self.stdout, &self.stderr].into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+            );
             match poll(&mut polled, Some(&CANCEL_CHECK)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),

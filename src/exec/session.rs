@@ -83,7 +83,10 @@ impl fmt::Display for Mode {
             Privilege::NotAsked => return f.write_str("no sandbox"),
         }
         if let Some(why) = &self.found.overlay {
-            write!(f, "; no overlay ({why}): the store wants a local file system such as ext4, xfs or btrfs and Linux 5.11 or later")?;
+            write!(
+                f,
+                "; no overlay ({why}): the store wants a local file system such as ext4, xfs or btrfs and Linux 5.11 or later"
+            )?;
         }
         if let Some(why) = &self.found.proc {
             write!(f, "; steps see the outer /proc ({why}): an unmasked /proc gives them their own")?;
@@ -129,7 +132,9 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
     let ids = match userns::enter(&host) {
         Ok(ids) => Ok(ids),
         // Still where we were: nothing is lost but the namespace.
-        Err(error) if (rustix::process::geteuid(), rustix::process::getegid()) == before => Err(format!("unshare: {error}")),
+        Err(error) if (rustix::process::geteuid(), rustix::process::getegid()) == before => {
+            Err(format!("unshare: {error}"))
+        }
         Err(error) => return Err(EnterError::UserNamespace(error)),
     };
     if !options.need_sandbox {
@@ -213,7 +218,8 @@ impl Session {
 
     fn found(&self, scratch: &Path) -> &Found {
         self.found.get_or_init(|| {
-            let failed = |error: &dyn fmt::Display| Found { overlay: Some(error.to_string()), proc: Some(error.to_string()) };
+            let failed =
+                |error: &dyn fmt::Display| Found { overlay: Some(error.to_string()), proc: Some(error.to_string()) };
             let Some(sandbox) = &self.sandbox else { return failed(&"no sandbox") };
             let attempt = || -> io::Result<Found> {
                 let directory = tempfile::Builder::new().prefix("probe-").tempdir_in(scratch)?;
@@ -255,7 +261,10 @@ mod tests {
     fn the_mode_is_one_line_and_says_what_would_help() {
         assert_eq!(mode(Privilege::Root, None), "root, overlay");
         assert_eq!(mode(Privilege::UserNamespace(Ids::Many), None), "rootless, overlay");
-        let one = mode(Privilege::UserNamespace(Ids::One("newuidmap is not installed (package uidmap or shadow-utils)".into())), None);
+        let one = mode(
+            Privilege::UserNamespace(Ids::One("newuidmap is not installed (package uidmap or shadow-utils)".into())),
+            None,
+        );
         assert_eq!(
             one,
             "rootless with a single id, overlay; owners are recorded but not seen by RUN: \

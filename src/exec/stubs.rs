@@ -9,7 +9,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, openat, statat, unlinkat, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, openat, statat, unlinkat,
+    utimensat,
+};
 
 /// A time of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -300,7 +300,8 @@ impl Exporter {
         vertex: &Vertex,
     ) -> Result<Exported, ExportError> {
         if pushed.is_none() && !output.annotations.is_empty() {
-            let text = "annotations are part of a manifest, and an image in the store has none: push it or write an archive";
+            let text =
+                "annotations are part of a manifest, and an image in the store has none: push it or write an archive";
             return Err(ExportError::Unsupported(text.to_owned()));
         }
         let catalog = self.puller.catalog();
@@ -363,9 +364,7 @@ impl Exporter {
             }
         };
         let mut top = match (&index, images.as_slice()) {
-            (None, [single, ..]) => {
-                Descriptor { platform: None, ..single.entry(annotations) }
-            }
+            (None, [single, ..]) => Descriptor { platform: None, ..single.entry(annotations) },
             (Some(index), _) => {
                 let mut top = index.descriptor();
                 top.annotations = annotations.index_descriptor.clone();

@@ -47,8 +47,7 @@ impl Exporter {
         let mut start = |blob: &Blob| {
             if sent.insert(blob.descriptor.digest) {
                 for target in targets.values() {
-                    let (exporter, target, blob, vertex) =
-                        (self.clone(), target.clone(), blob.clone(), vertex.clone());
+                    let (exporter, target, blob, vertex) = (self.clone(), target.clone(), blob.clone(), vertex.clone());
                     transfers.spawn_on(async move { exporter.transfer(target, blob, vertex).await }, &self.runtime);
                 }
             }
@@ -153,12 +152,7 @@ impl Target {
     }
 }
 
-async fn send_manifests(
-    target: &Target,
-    composed: &Composed,
-    push: &Push,
-    vertex: &Vertex,
-) -> Result<(), ExportError> {
+async fn send_manifests(target: &Target, composed: &Composed, push: &Push, vertex: &Vertex) -> Result<(), ExportError> {
     let repository = &target.repository;
     if composed.index.is_some() {
         for packed in &composed.images {

@@ -241,8 +241,7 @@ impl Files<'_, '_> {
                     written.map_err(|error| super::archive::file_error("write", &path(), error))?;
                     for (key, value) in &entry.meta.xattrs {
                         // The file system may know no attributes, and others than user.* need root.
-                        let _best_effort =
-                            rustix::fs::fsetxattr(&file, &**key, value, rustix::fs::XattrFlags::empty());
+                        let _best_effort = rustix::fs::fsetxattr(&file, &**key, value, rustix::fs::XattrFlags::empty());
                     }
                     rustix::fs::fchmod(&file, mode).map_err(fault("change mode of", dest))?;
                     rustix::fs::futimens(&file, &self.times(&entry.meta)).map_err(fault("set time of", dest))?;

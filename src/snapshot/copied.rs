@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, ioctl_ficlone, lgetxattr, linkat,
-    llistxattr, lsetxattr, lstat, mknodat, open, readlinkat, symlinkat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, ioctl_ficlone,
+    lgetxattr, linkat, llistxattr, lsetxattr, lstat, mknodat, open, readlinkat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -93,7 +93,8 @@ fn entry_of(from: &Path, to: &Path, kind: FileType, stat: &Stat) -> io::Result<(
                 let target = open(to, flags, Mode::from_raw_mode(0o600))?;
                 if ioctl_ficlone(&target, &source).is_err() {
                     let (mut source, mut target) = (std::fs::File::from(source), std::fs::File::from(target));
-                    io::copy(&mut source, &mut target).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+                    io::copy(&mut source, &mut target)
+                        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
                 }
                 Ok(())
             }

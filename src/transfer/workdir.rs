@@ -2,11 +2,11 @@
 //!
 //! The owner is found like that of `--chown`, not like a process's: a number is also the group, an unknown name is 0.
 
+use super::Tree;
 use super::canvas::Canvas;
 use super::copy::{Copied, PARENT_MODE};
 use super::error::TransferError;
 use super::owner::lookup_owner;
-use super::Tree;
 use crate::plan::graph;
 use crate::tar::entry::{LayerPath, Meta};
 

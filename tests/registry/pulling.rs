@@ -170,6 +170,7 @@ fn what_is_no_image_is_refused() {
         let blob = format!(r#"{{"mediaType":"application/vnd.oci.empty.v1+json","digest":"{digest}","size":2}}"#);
         Reply::new(200, format!(r#"{{"schemaVersion":2,"config":{blob},"layers":[{blob}]}}"#))
     });
-    let error = resolve(&world(), &format!("{}/x", server.address), &amd64(), Policy::Missing).expect_err("an artifact");
+    let error =
+        resolve(&world(), &format!("{}/x", server.address), &amd64(), Policy::Missing).expect_err("an artifact");
     assert!(error.ends_with("lists 0 layers, the manifest 1"), "{error}");
 }

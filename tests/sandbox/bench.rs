@@ -125,7 +125,8 @@ impl Bench {
         for applet in APPLETS {
             fs_err::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).expect("link");
         }
-        fs_err::write(lower.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1234::/:/bin/sh\n").expect("write");
+        fs_err::write(lower.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1234::/:/bin/sh\n")
+            .expect("write");
         fs_err::write(lower.join("etc/not-executable"), "x").expect("write");
         Self { session, setting, lowers: vec![lower], directory, runs: Cell::new(0) }
     }
@@ -220,7 +221,8 @@ pub fn process(argv: &[&str]) -> Process {
 }
 
 const APPLETS: [&str; 48] = [
-    "sh", "true", "false", "echo", "cat", "ls", "id", "env", "pwd", "stat", "sleep", "kill", "ps", "grep", "sed", "head", "wc",
-    "mount", "umount", "mkdir", "rmdir", "rm", "mv", "ln", "touch", "chmod", "chown", "ip", "dd", "seq", "find", "sort", "nc", "hostname",
-    "mknod", "test", "[", "cut", "tr", "readlink", "setsid", "df", "awk", "printf", "su", "chroot", "unshare", "date",
+    "sh", "true", "false", "echo", "cat", "ls", "id", "env", "pwd", "stat", "sleep", "kill", "ps", "grep", "sed",
+    "head", "wc", "mount", "umount", "mkdir", "rmdir", "rm", "mv", "ln", "touch", "chmod", "chown", "ip", "dd", "seq",
+    "find", "sort", "nc", "hostname", "mknod", "test", "[", "cut", "tr", "readlink", "setsid", "df", "awk", "printf",
+    "su", "chroot", "unshare", "date",
 ];

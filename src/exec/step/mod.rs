@@ -127,7 +127,8 @@ pub(crate) fn tell(socket: impl AsFd, report: &Report, fds: &[std::os::fd::Borro
 
 fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
     let mut bytes = Vec::new();
-    let read = spec.try_clone().map(std::fs::File::from).and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes));
+    let read =
+        spec.try_clone().map(std::fs::File::from).and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes));
     read.and_then(|_| wire::decode(&bytes)).during("read the step's specification")
 }
 
@@ -135,7 +136,11 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     let Spec { root, process, ground } = spec;
     let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open /dev/null")?;
     rustix::process::umask(Mode::empty());
-    let cwd = if ground.namespaces { prepare(root, process, *ground, &handles.socket)? } else { confine(root, process, &handles.socket)? };
+    let cwd = if ground.namespaces {
+        prepare(root, process, *ground, &handles.socket)?
+    } else {
+        confine(root, process, &handles.socket)?
+    };
     rustix::process::fchdir(&cwd).during(format!("chdir to cwd ({:?})", process.cwd))?;
     drop(cwd);
     let streams = match process.stdio {
@@ -150,6 +155,10 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     };
     for (number, stream) in (0..).zip(streams) {
         kernel::become_stream(stream.unwrap_or(&null).as_fd(), number).during("set up the standard streams")?;
+    }
+    if process.stdio == Stdio::Inherited && rustix::termios::isatty(rustix::stdio::stdin()) {
+        // For job control and ^C; a terminal that is another session's stays with it.
+        let _another_session = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
     }
     identity::limits(process)?;
     let policy = Policy { confined: !process.insecure, pretend_ownership: ground.one_id };

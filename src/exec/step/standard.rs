@@ -3,7 +3,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, statfs, symlinkat};
+use rustix::fs::{
+    CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, statfs, symlinkat,
+};
 use rustix::mount::MountAttrFlags;
 
 use super::mounts::{Depth, INERT, READ_ONLY, Target, bind, enter, fresh};
@@ -54,7 +56,12 @@ const DEFAULT_SHM: u64 = 64 << 20;
 const TTY_GROUP: &str = "5";
 
 /// Mounts all of it.
-pub(super) fn mount_all(root: &mut Rooted, staging: &mut Staging, process: &Process, ground: Ground) -> Result<(), Fault> {
+pub(super) fn mount_all(
+    root: &mut Rooted,
+    staging: &mut Staging,
+    process: &Process,
+    ground: Ground,
+) -> Result<(), Fault> {
     mount_proc(root)?;
     mount_sys(root, staging, process, ground)?;
     mount_dev(root, process, ground)?;
@@ -114,8 +121,13 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 fn mount_dev(root: &mut Rooted, process: &Process, ground: Ground) -> Result<(), Fault> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let target = root.target("/dev", Missing::MountDirectory).during("create /dev")?;
-    fresh("tmpfs", &[("mode", "0755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME, &target)
-        .during("mount /dev")?;
+    fresh(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "65536k")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        &target,
+    )
+    .during("mount /dev")?;
     let dev = target.enter().during("open /dev")?;
     for (name, major, minor) in DEVICES {
         device(&dev, name, FileType::CharacterDevice, 0o666, (major, minor), ground)?;
@@ -150,7 +162,14 @@ fn below(dev: &OwnedFd, name: &str, mount: impl FnOnce(&Target) -> io::Result<()
 }
 
 /// Makes a device, or shows the host's where we may not make any.
-fn device(dev: &OwnedFd, name: &str, kind: FileType, mode: u32, number: (u32, u32), ground: Ground) -> Result<(), Fault> {
+fn device(
+    dev: &OwnedFd,
+    name: &str,
+    kind: FileType,
+    mode: u32,
+    number: (u32, u32),
+    ground: Ground,
+) -> Result<(), Fault> {
     let refused = ground.user_namespace
         || mknodat(dev, name, kind, Mode::from_raw_mode(mode), makedev(number.0, number.1)).is_err();
     if !refused {
@@ -197,6 +216,7 @@ pub(super) fn place_all(root: &mut Rooted, process: &Process) -> Result<(), Faul
     for (path, content) in names::files(process) {
         let _ = (path, content);
     }
-    let _ = (enter(&dev, "null"), chownat(&dev, "null", Some(Uid::ROOT), Some(Gid::ROOT), rustix::fs::AtFlags::empty()));
+    let _ =
+        (enter(&dev, "null"), chownat(&dev, "null", Some(Uid::ROOT), Some(Gid::ROOT), rustix::fs::AtFlags::empty()));
     Ok(())
 }

@@ -8,7 +8,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, StatxFlags, Uid, chownat, fstat, mkdirat, openat, readlinkat, statx};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, StatxFlags, Uid, chownat, fstat, mkdirat, openat, readlinkat, statx,
+};
 use rustix::io::Errno;
 
 use super::mounts::{Target, enter};

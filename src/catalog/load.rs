@@ -150,8 +150,7 @@ impl Puller {
     ) -> Result<(), PullError> {
         let line = format!("extracting {}", descriptor.digest);
         vertex.status(&line, 0, 0, false);
-        let source =
-            layers::Source { media_type: descriptor.media_type.to_string(), digest: Some(descriptor.digest) };
+        let source = layers::Source { media_type: descriptor.media_type.to_string(), digest: Some(descriptor.digest) };
         let imported = self.layers.import(input, &source, Some(layer.diff_id));
         imported.map_err(|source| PullError::Layer { digest: descriptor.digest, source })?;
         vertex.status(&line, 0, 0, true);
@@ -224,7 +223,8 @@ impl Puller {
         let (input, packing) = repack(root).map_err(unusable)?;
         let source = layers::Source { media_type: Family::Oci.layer(packing).to_string(), digest: None };
         let imported = self.layers.import(input, &source, None);
-        let record = imported.map_err(|error| PullError::Unusable { what: what.to_owned(), message: error.to_string() })?;
+        let record =
+            imported.map_err(|error| PullError::Unusable { what: what.to_owned(), message: error.to_string() })?;
         let history = History {
             created: Some(created.to_owned()),
             comment: format!("Imported from {what}"),

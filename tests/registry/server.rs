@@ -1,5 +1,6 @@
 //! Real and wicked servers on loopback for the tests: Debian's `docker-registry`, and a scripted HTTP server.
 
+use std::fmt::Write as _;
 use std::io::{BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -53,7 +54,7 @@ impl Registry {
                     .status()
                     .expect("openssl runs");
                 assert!(made.success());
-                config += &format!("  tls:\n    certificate: {}\n    key: {}\n", cert.display(), key.display());
+                let _ = write!(config, "  tls:\n    certificate: {}\n    key: {}\n", cert.display(), key.display());
             }
         }
         std::fs::write(root.join("config.yml"), config).expect("written");
@@ -188,10 +189,10 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen, usize
         let reply = script(&seen, before);
         let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
         if reply.status != 204 && !reply.headers.iter().any(|(name, _)| name == "content-length") {
-            head += &format!("content-length: {}\r\n", reply.body.len());
+            let _ = write!(head, "content-length: {}\r\n", reply.body.len());
         }
         for (name, value) in &reply.headers {
-            head += &format!("{name}: {value}\r\n");
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         head += "\r\n";
         let body = if seen.method == "HEAD" { &[][..] } else { &reply.body };

@@ -10,7 +10,6 @@
 use std::io::{self, Read as _, Write};
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sha2::Digest as _;
 
@@ -19,12 +18,12 @@ use crate::error::{At as _, Result, StoreError};
 use crate::ledger::Reservation;
 use crate::object::{Object, STAMP};
 use crate::store::Store;
-use crate::temp::{TempDir, write_new};
+use crate::temp::{TempDir, create_new, write_new};
 
 const DATA: &str = "data";
 /// Writes and hashes go in pieces of this size.
 const PIECE: usize = 256 << 10;
-/// A writer of unknown length reserves this much at a time.
+/// A writer of unknown length reserves as much again as it has written, up to this.
 const RESERVED_AHEAD: u64 = 64 << 20;
 
 /// A blob that is there.
@@ -77,12 +76,11 @@ impl Store {
     pub fn blob_writer(&self) -> Result<BlobWriter> {
         let directory = self.temp_dir("blob")?;
         let path = directory.path().join(DATA);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644)).at("make", &path)?;
+        let file = create_new(&path).at("make", &path)?;
         Ok(BlobWriter {
             store: self.clone(),
             directory,
-            file: std::fs::File::from(file),
+            file,
             path,
             pending: Vec::new(),
             hasher: sha2::Sha256::new(),
@@ -210,7 +208,7 @@ impl BlobWriter {
 
     fn out(&mut self, bytes: &[u8]) -> Result<()> {
         if self.written + bytes.len() as u64 > self.reserved_bytes && self.store.inner.options.max_bytes.is_some() {
-            self.reserve(RESERVED_AHEAD.max(bytes.len() as u64))?;
+            self.reserve(self.written.min(RESERVED_AHEAD).max(bytes.len() as u64))?;
         }
         self.hasher.update(bytes);
         let mut rest = bytes;

@@ -79,8 +79,7 @@ mod tests {
         let sealed = seal(Stamp { boot: boot('a'), time: 7 }, "k:1", b"{}\n");
         let text = String::from_utf8(sealed.clone()).unwrap();
         assert_eq!(
-            text,
-            "rbuild1 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 7 3 cd39da990b3b52b9689a18f4ddb6dc9b k%3A1\n{}\n",
+            text, "rbuild1 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa 7 3 cd39da990b3b52b9689a18f4ddb6dc9b k%3A1\n{}\n",
             "a change here is a change of every -v1 format"
         );
         let opened = open(&sealed, boot('b')).unwrap();

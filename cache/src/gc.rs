@@ -3,61 +3,26 @@
 //! Names are the roots. What they need stays; what they merely want (a form that can be made again) and what they do not reach may go,
 //! least recently used first. An object counts as used when anything that refers to it was, so a referrer never outlives what
 //! it refers to by accident of touching. What was last used after the oldest live lease began is in use and stays. Each object
-//! leaves by one rename under an exclusive byte lock that also covers the last look at its mtime (see `store.rs`); whoever looks
+//! leaves by one rename under an exclusive byte lock that also covers the last look at its mtime (see `shield.rs`); whoever looks
 //! it up then has a miss.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 
-use crate::digest::LayerId;
+use crate::directory::last_used;
 use crate::error::{At as _, Result, StoreError};
+use crate::graph::{Graph, Standing};
 use crate::lease::{self, Moment};
 use crate::lock::{self, LockKind, Share, ofd};
-use crate::object::{Kind, Object, ObjectRef};
-use crate::store::{Store, last_used, read, shield_file, shield_offset};
+use crate::object::{Kind, Object};
+use crate::removal;
+use crate::shield::{shield_file, shield_offset};
+use crate::store::Store;
 use crate::usage::Found;
-use crate::{envelope, removal};
-
-type Reader = dyn Fn(Kind, &str, &[u8]) -> Vec<ObjectRef> + Send + Sync;
-
-/// Tells which objects a small file refers to, from its kind, name and content. Indexes and facts are never asked about.
-#[derive(Clone)]
-pub struct References(Arc<Reader>);
-
-impl References {
-    /// Wraps the caller's knowledge of the formats.
-    pub fn new(read: impl Fn(Kind, &str, &[u8]) -> Vec<ObjectRef> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
-    }
-
-    /// Nothing refers to anything.
-    pub fn none() -> Self {
-        Self::new(|_, _, _| Vec::new())
-    }
-}
-
-impl fmt::Debug for References {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("References(..)")
-    }
-}
-
-/// How an object stands to the names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// A name, or something a name needs. Never removed by GC.
-    Named,
-    /// A name wants it, but it can be made or fetched again.
-    Remakable,
-    /// No name reaches it.
-    Loose,
-}
 
 /// One object, as lists and filters see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,8 +111,8 @@ impl Store {
         let mut taker = Taker::new(self, survey.cutoff)?;
         let mut report = PruneReport::default();
         for node in &survey.nodes {
-            let reached = options.max_used.is_none_or(|most| used <= most)
-                && options.min_free.is_none_or(|least| free >= least);
+            let reached =
+                options.max_used.is_none_or(|most| used <= most) && options.min_free.is_none_or(|least| free >= least);
             if limited && reached {
                 break;
             }
@@ -251,109 +216,6 @@ fn survey(store: &Store) -> Result<Survey> {
     Ok(Survey { nodes: nodes.collect(), cutoff })
 }
 
-/// Who refers to whom, by position in the scan.
-struct Graph {
-    /// For each object what it refers to, and whether that is needed rather than wanted.
-    edges: Vec<Vec<(usize, bool)>>,
-}
-
-impl Graph {
-    fn read(store: &Store, found: &[Found]) -> Self {
-        let mut by_object: BTreeMap<&Object, usize> = BTreeMap::new();
-        let mut trees: BTreeMap<LayerId, Vec<usize>> = BTreeMap::new();
-        for (at, found) in found.iter().enumerate() {
-            by_object.insert(&found.object, at);
-            if let Object::Tree { id, .. } = &found.object {
-                trees.entry(*id).or_default().push(at);
-            }
-        }
-        let resolve = |reference: ObjectRef| -> Vec<(usize, bool)> {
-            let one = |object: &Object, needed| by_object.get(object).map(|at| (*at, needed)).into_iter().collect();
-            let all = |id: &LayerId, needed| trees.get(id).into_iter().flatten().map(|at| (*at, needed)).collect();
-            match reference {
-                ObjectRef::Small(kind, name) => one(&Object::Small(kind, name), true),
-                ObjectRef::Blob(digest) => one(&Object::Blob(digest), true),
-                ObjectRef::Tree(id) => all(&id, true),
-                ObjectRef::RemakableTree(id) => all(&id, false),
-                ObjectRef::RemakableBlob(digest) => one(&Object::Blob(digest), false),
-                ObjectRef::RemakableSmall(kind, name) => one(&Object::Small(kind, name), false),
-            }
-        };
-        let edges = found.iter().map(|found| {
-            let Object::Small(kind, name) = &found.object else { return Vec::new() };
-            if !kind.refers() {
-                return Vec::new();
-            }
-            let path = store.root().join(found.object.path());
-            // What is unreadable or damaged refers to nothing: it is a miss for everybody else too.
-            let Ok(Some(bytes)) = read(&path) else { return Vec::new() };
-            let Some(opened) = envelope::open(&bytes, store.inner.boot.id) else { return Vec::new() };
-            let references = (store.inner.options.references.0)(*kind, name, &bytes[opened.payload..]);
-            references.into_iter().flat_map(&resolve).collect()
-        });
-        Self { edges: edges.collect() }
-    }
-
-    fn standing(&self, found: &[Found]) -> Vec<Standing> {
-        let mut standing = vec![Standing::Loose; found.len()];
-        let names = || (0..found.len()).filter(|at| matches!(found[*at].object, Object::Small(Kind::Name, _)));
-        let mut work: Vec<usize> = names().collect();
-        while let Some(at) = work.pop() {
-            if std::mem::replace(&mut standing[at], Standing::Named) != Standing::Named {
-                work.extend(self.edges[at].iter().filter(|(_, needed)| *needed).map(|(to, _)| *to));
-            }
-        }
-        let mut seen = vec![false; found.len()];
-        work.extend(names());
-        while let Some(at) = work.pop() {
-            if std::mem::replace(&mut seen[at], true) {
-                continue;
-            }
-            if standing[at] == Standing::Loose {
-                standing[at] = Standing::Remakable;
-            }
-            work.extend(self.edges[at].iter().map(|(to, _)| *to));
-        }
-        standing
-    }
-
-    /// Positions with their effective last use, in the order of going: oldest first, and referrers before what they refer to.
-    fn order(&self, found: &[Found]) -> Vec<(usize, Moment)> {
-        let mut newest_first: Vec<usize> = (0..found.len()).collect();
-        newest_first.sort_by(|a, b| {
-            let (a, b) = (&found[*a], &found[*b]);
-            b.used.cmp(&a.used).then_with(|| a.object.cmp(&b.object))
-        });
-        let mut effective: Vec<Option<Moment>> = vec![None; found.len()];
-        let mut order = Vec::with_capacity(found.len());
-        for start in newest_first {
-            // Reverse post-order of the search puts referrers first.
-            let mut finished = Vec::new();
-            let mut work = vec![(start, 0)];
-            if effective[start].is_some() {
-                continue;
-            }
-            effective[start] = Some(found[start].used);
-            while let Some((at, next)) = work.pop() {
-                match self.edges[at].get(next) {
-                    None => finished.push((at, found[start].used)),
-                    Some((to, _)) => {
-                        work.push((at, next + 1));
-                        if effective[*to].is_none() {
-                            effective[*to] = Some(found[start].used);
-                            work.push((*to, 0));
-                        }
-                    }
-                }
-            }
-            // The whole order is turned round at the end.
-            order.extend(finished);
-        }
-        order.reverse();
-        order
-    }
-}
-
 /// Takes objects out of the store and deletes them together.
 struct Taker<'a> {
     store: &'a Store,
@@ -364,7 +226,7 @@ struct Taker<'a> {
 
 impl<'a> Taker<'a> {
     fn new(store: &'a Store, cutoff: Moment) -> Result<Self> {
-        let shield = lock::open_lock_file(&shield_file(store.root()))?;
+        let shield = lock::open_lock_file(store.root(), &shield_file(store.root()))?;
         Ok(Self { store, cutoff, shield, rubble: Vec::new() })
     }
 
@@ -388,7 +250,7 @@ impl<'a> Taker<'a> {
         taken
     }
 
-    fn take_shielded(&mut self, node: &Node, path: &std::path::Path) -> Result<bool> {
+    fn take_shielded(&mut self, node: &Node, path: &Path) -> Result<bool> {
         let file = node.object.used(path);
         let marked = last_used(&file).at("stat", &file)?.unwrap_or(Moment(0, 0));
         if marked != node.marked || marked >= self.cutoff {

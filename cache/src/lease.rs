@@ -55,9 +55,8 @@ impl Lease {
             let id = format!("{boot}.{}.{:x}", std::process::id(), boot::boot_time());
             let path = root.join("leases").join(&id);
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let opened =
-                crate::store::making_parents(&path, || rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644)));
-            let file = match opened {
+            let open = || rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644));
+            let file = match crate::directory::making_parents(root, &path, open) {
                 Err(Errno::EXIST) => continue,
                 other => other.at("make lease", &path)?,
             };
@@ -88,13 +87,18 @@ pub(crate) struct LiveLease {
 /// All live leases, our own included.
 pub(crate) fn live(root: &Path) -> Result<Vec<LiveLease>> {
     let mut found = Vec::new();
-    for id in crate::store::list_names(&root.join("leases"))? {
+    for id in crate::directory::list_names(&root.join("leases"))? {
         if let Some(start) = alive(root, &id)? {
             let boot = id.split('.').next().and_then(|text| text.parse().ok());
             found.push(LiveLease { boot, start });
         }
     }
     Ok(found)
+}
+
+/// When the oldest live lease began.
+pub(crate) fn oldest(root: &Path) -> Result<Option<Moment>> {
+    Ok(live(root)?.iter().map(|lease| lease.start).min())
 }
 
 /// When lease `id` began, if it is live.

@@ -1,12 +1,14 @@
 //! The ceiling: how much is in the store, who is about to write how much, and room made before it is written.
 //!
 //! ```text
-//! ledger/<lease>     16 bytes, little-endian: bytes written since the lease began, bytes reserved and not yet written
+//! ledger/<lease>     24 bytes, three little-endian numbers: bytes written since the lease began, bytes reserved and not yet
+//!                    written, and 1 if more was written than was counted
 //! ```
-//! A scan of the store is right but takes milliseconds; so each process keeps the total of its last scan and adds what all
-//! ledgers say has been written or reserved since. A reservation is announced in one's own ledger *before* the sum is taken:
-//! of two processes that reserve at the same moment at least one sees both. Only a fresh scan leads to eviction or refusal.
-//! Ledgers are kept only by processes that have a ceiling. They are the one file written in place: losing it loses nothing.
+//! A scan of the store is right but takes milliseconds; so each process keeps the total of its last scan (or of another's,
+//! total.rs) and adds what all ledgers say has been written or reserved since. A reservation is announced in one's own ledger
+//! *before* the sum is taken: of two processes that reserve at the same moment at least one sees both. Only a fresh scan leads
+//! to eviction or refusal. Ledgers are kept only by processes that have a ceiling. They are the one file written in place: losing
+//! it loses nothing.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -16,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::directory::{list_names, making_parents, read};
 use crate::error::{At as _, Result, StoreError};
 use crate::lock::LockKind;
-use crate::store::{Store, list_names, making_parents, read};
+use crate::store::{Inner, Store};
 use crate::{gc, lease};
 
 /// How long a scan is built upon; other things than ours (cache mounts, processes without a ceiling) grow unseen meanwhile.
@@ -30,6 +33,7 @@ const BLOCK: u64 = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
+    root: PathBuf,
     path: PathBuf,
     file: OnceLock<OwnedFd>,
     state: Mutex<State>,
@@ -41,17 +45,28 @@ struct State {
     scan: Option<Scanned>,
 }
 
+/// What one process says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Entry {
-    written: u64,
-    reserved: u64,
+pub(crate) struct Entry {
+    pub(crate) written: u64,
+    pub(crate) reserved: u64,
+    pub(crate) uncounted: bool,
 }
 
+/// A total and what the ledgers said when it was taken.
 #[derive(Debug)]
 struct Scanned {
     at: Instant,
     bytes: u64,
     written: BTreeMap<String, u64>,
+}
+
+/// The ledgers as they are now.
+#[derive(Debug, Default)]
+pub(crate) struct Ledgers {
+    pub(crate) live: BTreeMap<String, Entry>,
+    /// A process died, and what it wrote is in no total.
+    pub(crate) lost: bool,
 }
 
 /// Room below the ceiling, held until it is dropped: drop it when the bytes are in the store.
@@ -71,14 +86,25 @@ impl Drop for Reservation {
 
 impl Ledger {
     pub(crate) fn new(root: &Path, lease: &str) -> Self {
-        Self { path: root.join("ledger").join(lease), file: OnceLock::new(), state: Mutex::default() }
+        let path = root.join("ledger").join(lease);
+        Self { root: root.to_owned(), path, file: OnceLock::new(), state: Mutex::default() }
     }
 
     /// Bytes were added to the store.
     pub(crate) fn wrote(&self, bytes: u64) {
-        if self.file.get().is_some() {
-            self.change(|own| own.written += bytes.next_multiple_of(BLOCK));
-        }
+        self.change(|own| own.written += bytes.next_multiple_of(BLOCK));
+    }
+
+    /// Bytes were or will be added to the store that nobody counts: the next total must come from a scan.
+    pub(crate) fn wrote_uncounted(&self) {
+        self.change(|own| own.uncounted = true);
+        self.forget_scan();
+    }
+
+    /// What this process did, if it kept a ledger.
+    pub(crate) fn own(&self) -> Option<Entry> {
+        self.file.get()?;
+        Some(self.state.lock().unwrap_or_else(PoisonError::into_inner).own)
     }
 
     /// Removes the ledger of a process that ends.
@@ -88,12 +114,16 @@ impl Ledger {
         }
     }
 
+    fn forget_scan(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).scan = None;
+    }
+
     /// Makes the file; from then on everything this process writes is announced.
     fn begin(&self) -> Result<()> {
         if self.file.get().is_none() {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-            let file = making_parents(&self.path, || rustix::fs::open(&self.path, flags, Mode::from_raw_mode(0o644)))
-                .at("make ledger", &self.path)?;
+            let open = || rustix::fs::open(&self.path, flags, Mode::from_raw_mode(0o644));
+            let file = making_parents(&self.root, &self.path, open).at("make ledger", &self.path)?;
             self.file.get_or_init(|| file);
         }
         Ok(())
@@ -103,11 +133,24 @@ impl Ledger {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state.own);
         if let Some(file) = self.file.get() {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&state.own.written.to_le_bytes());
-            bytes[8..].copy_from_slice(&state.own.reserved.to_le_bytes());
-            let _others_then_rely_on_their_scans = rustix::io::pwrite(file, &bytes, 0);
+            let _others_then_rely_on_their_scans = rustix::io::pwrite(file, &state.own.encode(), 0);
         }
+    }
+}
+
+impl Entry {
+    fn encode(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&self.written.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.reserved.to_le_bytes());
+        bytes[16] = self.uncounted.into();
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let number = |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+        Some(Self { written: number(0), reserved: number(8), uncounted: bytes[16] != 0 })
     }
 }
 
@@ -120,17 +163,17 @@ impl Store {
         ledger.begin()?;
         ledger.change(|own| own.reserved += bytes);
         let reservation = Reservation { room: Some((self.clone(), bytes)) };
-        if self.estimate(SCAN_LASTS)? <= limit {
+        if self.estimate(limit)? <= limit {
             return Ok(reservation);
         }
         let _alone = self.lock(LockKind::Collect, b"", &|| false, &mut |_| {})?;
-        let used = self.estimate(Duration::ZERO)?;
+        let used = self.measure(&self.inner.ledgers()?)?;
         if used <= limit {
             return Ok(reservation);
         }
         let freed = gc::evict(self, used - limit + limit / SLACK)?;
-        let used = used.saturating_sub(freed);
         self.remember_freed(freed);
+        let used = used.saturating_sub(freed);
         if used > limit {
             return Err(StoreError::Full { needed: bytes, used: used.saturating_sub(bytes), limit });
         }
@@ -152,49 +195,66 @@ impl Store {
         }
     }
 
-    /// What is in the store plus what is about to be, from a scan no older than `age`.
-    fn estimate(&self, age: Duration) -> Result<u64> {
-        let entries = self.entries()?;
+    /// What is in the store plus what is about to be: from our last scan, else from a remembered total that leaves a margin below
+    /// the ceiling, else from a scan.
+    fn estimate(&self, limit: u64) -> Result<u64> {
+        let ledgers = self.inner.ledgers()?;
         let known = {
             let state = self.inner.ledger.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.scan.as_ref().filter(|s| s.at.elapsed() < age).map(|scan| scan.total(&entries))
+            state.scan.as_ref().filter(|s| s.at.elapsed() < SCAN_LASTS).map(|scan| scan.total(&ledgers))
         };
         if let Some(total) = known {
             return Ok(total);
         }
-        // The ledgers were read before the scan: what is written during it counts twice rather than never.
+        if let Some(bytes) = self.inner.remembered_total(&ledgers) {
+            // Since we do not know what the ledgers said at that time, all of what they say is added.
+            let scan = Scanned { at: Instant::now(), bytes, written: BTreeMap::new() };
+            let total = scan.total(&ledgers);
+            if total <= limit / 4 * 3 {
+                self.inner.ledger.state.lock().unwrap_or_else(PoisonError::into_inner).scan = Some(scan);
+                return Ok(total);
+            }
+        }
+        self.measure(&ledgers)
+    }
+
+    /// Scans. The ledgers were read before: what is written during the scan counts twice rather than never.
+    fn measure(&self, ledgers: &Ledgers) -> Result<u64> {
+        let era = self.inner.era();
         let scan = Scanned {
             at: Instant::now(),
             bytes: self.scan()?.iter().map(|found| found.bytes).sum(),
-            written: entries.iter().map(|(id, entry)| (id.clone(), entry.written)).collect(),
+            written: ledgers.live.iter().map(|(id, entry)| (id.clone(), entry.written)).collect(),
         };
-        let total = scan.total(&entries);
+        self.inner.remember_total(scan.bytes, era);
+        let total = scan.total(ledgers);
         self.inner.ledger.state.lock().unwrap_or_else(PoisonError::into_inner).scan = Some(scan);
         Ok(total)
     }
+}
 
-    /// The ledgers of all live processes.
-    fn entries(&self) -> Result<BTreeMap<String, Entry>> {
-        let directory = self.inner.root.join("ledger");
-        let mut entries = BTreeMap::new();
+impl Inner {
+    /// Reads all ledgers.
+    pub(crate) fn ledgers(&self) -> Result<Ledgers> {
+        let directory = self.root.join("ledger");
+        let mut ledgers = Ledgers::default();
         for id in list_names(&directory)? {
-            let Some(bytes) = read(&directory.join(&id))? else { continue };
-            let Ok(bytes) = <[u8; 16]>::try_from(bytes) else { continue };
-            if lease::alive(&self.inner.root, &id)?.is_none() {
-                continue;
+            let Some(entry) = read(&directory.join(&id))?.and_then(|bytes| Entry::decode(&bytes)) else { continue };
+            if lease::alive(&self.root, &id)?.is_some() {
+                ledgers.live.insert(id, entry);
+            } else if entry.written > 0 || entry.uncounted {
+                ledgers.lost = true;
             }
-            let number = |at: usize| bytes[at..at + 8].iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
-            entries.insert(id, Entry { written: number(0), reserved: number(8) });
         }
-        Ok(entries)
+        Ok(ledgers)
     }
 }
 
 impl Scanned {
-    fn total(&self, entries: &BTreeMap<String, Entry>) -> u64 {
+    fn total(&self, ledgers: &Ledgers) -> u64 {
         let since = |(id, entry): (&String, &Entry)| {
             entry.reserved + entry.written.saturating_sub(self.written.get(id).copied().unwrap_or(0))
         };
-        self.bytes + entries.iter().map(since).sum::<u64>()
+        self.bytes + ledgers.live.iter().map(since).sum::<u64>()
     }
 }

@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{At as _, Result, StoreError};
-use crate::store::Store;
+use crate::store::{Inner, Store};
 
 /// First and longest pause between two tries for a lock.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -113,12 +113,12 @@ impl Store {
 
     /// Takes a lock if it is free.
     pub fn try_lock(&self, kind: LockKind, key: &[u8]) -> Result<Option<LockGuard>> {
-        self.attempt(kind, key, Share::Exclusive)
+        self.inner.attempt(kind, key, Share::Exclusive)
     }
 
     /// Takes a lock beside other shared holders if nobody holds it exclusively.
     pub fn try_lock_shared(&self, kind: LockKind, key: &[u8]) -> Result<Option<LockGuard>> {
-        self.attempt(kind, key, Share::Shared)
+        self.inner.attempt(kind, key, Share::Shared)
     }
 
     /// The pid of the process that last took this lock, when it left its mark.
@@ -126,14 +126,6 @@ impl Store {
         let path = self.inner.root.join("locks").join(kind.file());
         let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
         holder(file.as_fd(), offset(key))
-    }
-
-    fn attempt(&self, kind: LockKind, key: &[u8], share: Share) -> Result<Option<LockGuard>> {
-        let path = self.inner.root.join("locks").join(kind.file());
-        let file = open_lock_file(&path)?;
-        let at = offset(key);
-        let taken = ofd::try_lock(file.as_fd(), at, 1, share).at("lock", &path)?;
-        Ok(taken.then(|| held(file, at)))
     }
 
     fn wait(
@@ -145,7 +137,7 @@ impl Store {
         waiting: &mut dyn FnMut(Option<u32>),
     ) -> Result<LockGuard> {
         let path = self.inner.root.join("locks").join(kind.file());
-        let file = open_lock_file(&path)?;
+        let file = open_lock_file(&self.inner.root, &path)?;
         let at = offset(key);
         let mut pause = FIRST_PAUSE;
         let mut told: Option<Option<u32>> = None;
@@ -167,6 +159,17 @@ impl Store {
     }
 }
 
+impl Inner {
+    /// Takes a lock if it is free.
+    pub(crate) fn attempt(&self, kind: LockKind, key: &[u8], share: Share) -> Result<Option<LockGuard>> {
+        let path = self.root.join("locks").join(kind.file());
+        let file = open_lock_file(&self.root, &path)?;
+        let at = offset(key);
+        let taken = ofd::try_lock(file.as_fd(), at, 1, share).at("lock", &path)?;
+        Ok(taken.then(|| held(file, at)))
+    }
+}
+
 /// The byte that stands for `key`. Kept below 2^62: offsets are signed and a range ends after its start.
 pub(crate) fn offset(key: &[u8]) -> u64 {
     let hash = blake3::hash(key);
@@ -176,8 +179,8 @@ pub(crate) fn offset(key: &[u8]) -> u64 {
 }
 
 /// Opens a lock file, making it and its directory when they are missing.
-pub(crate) fn open_lock_file(path: &Path) -> Result<OwnedFd> {
-    crate::store::making_parents(path, || {
+pub(crate) fn open_lock_file(root: &Path, path: &Path) -> Result<OwnedFd> {
+    crate::directory::making_parents(root, path, || {
         rustix::fs::open(path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
     })
     .at("open lock file", path)

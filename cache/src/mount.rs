@@ -3,6 +3,7 @@
 //! ```text
 //! cache-mounts-v1/ab/<62 hex>/data/     what RUN --mount=type=cache sees
 //! cache-mounts-v1/ab/<62 hex>/stamp     envelope; its name is the label shown to users; mtime: last use
+//! cache-mounts-v1/ab/<62 hex>/size      decimal bytes on disk, believed while it is younger than the last use
 //! ```
 //! The only objects whose content changes after they appear; nothing is promised of it after a power loss. What `sharing=` means
 //! is the caller's business: whoever uses a mount holds `LockKind::CacheMount` on the key's 32 bytes, shared or exclusive, and
@@ -15,10 +16,12 @@ use std::time::SystemTime;
 use rustix::fs::Mode;
 
 use crate::digest::Blake3;
+use crate::directory::{last_used, list_names, read};
 use crate::error::{At as _, Result, StoreError};
+use crate::lease::{self, Moment};
 use crate::lock::LockKind;
-use crate::object::{MOUNTS, Object, STAMP};
-use crate::store::{Store, last_used, list_names};
+use crate::object::{MOUNTS, Object, SIZE, STAMP};
+use crate::store::Store;
 use crate::temp::write_new;
 use crate::usage;
 
@@ -54,6 +57,7 @@ impl Store {
     ) -> Result<PathBuf> {
         let object = Object::CacheMount(*key);
         let path = self.inner.root.join(object.path());
+        self.inner.ledger.wrote_uncounted();
         if self.inner.mark(&object)? {
             return Ok(path.join(DATA));
         }
@@ -71,6 +75,7 @@ impl Store {
     /// All cache mounts by key, with sizes: walks them.
     pub fn cache_mounts(&self) -> Result<Vec<CacheMount>> {
         let mut mounts = Vec::new();
+        let oldest = lease::oldest(&self.inner.root)?;
         let directory = self.inner.root.join(MOUNTS);
         for prefix in list_names(&directory)? {
             for rest in list_names(&directory.join(&prefix))? {
@@ -78,13 +83,31 @@ impl Store {
                 let Ok(key) = format!("{prefix}{rest}").parse() else { continue };
                 let Some(used) = last_used(&path.join(STAMP)).at("stat", &path)? else { continue };
                 let label = self.inner.stamp_of(&path)?.map(|(opened, _)| opened.name).unwrap_or_default();
+                let bytes = self.mount_bytes(&path, used, oldest)?;
                 let path = path.join(DATA);
-                let bytes = usage::bytes_below(&path);
                 mounts.push(CacheMount { key, label, path, bytes, last_used: used.system() });
             }
         }
         mounts.sort_unstable_by_key(|m| m.key);
         Ok(mounts)
+    }
+
+    /// The size of a cache mount in its wrapper `path`, last used at `used`: as it was written down after its last use, or by
+    /// walking it. Only written down when no live process can be using it: the oldest began at `oldest`.
+    pub(crate) fn mount_bytes(&self, path: &Path, used: Moment, oldest: Option<Moment>) -> Result<u64> {
+        let size = path.join(SIZE);
+        let idle = oldest.is_none_or(|oldest| used < oldest);
+        if idle && last_used(&size).at("stat", &size)?.is_some_and(|written| written > used) {
+            let known = read(&size)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok());
+            if let Some(known) = known {
+                return Ok(known);
+            }
+        }
+        let bytes = usage::bytes_below(&path.join(DATA));
+        if idle {
+            self.inner.write_size(&size, bytes);
+        }
+        Ok(bytes)
     }
 
     /// Removes a cache mount; false when there was none. Fails with `Busy` while somebody holds its lock.

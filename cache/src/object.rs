@@ -10,11 +10,12 @@
 //!   images-v1/ history-v1/
 //!   blobs-v1/ab/<62 hex>/       { data, stamp }           bytes by sha256 (blob.rs)
 //!   trees-v1-<map>/ab/<62 hex>/ { fs/, stamp, size? }     directories by LayerId, per uid map (tree.rs)
-//!   cache-mounts-v1/ab/<62 hex>/{ data/, stamp }          mutable directories by key (mount.rs)
+//!   cache-mounts-v1/ab/<62 hex>/{ data/, stamp, size? }   mutable directories by key (mount.rs)
 //!   synced-v1/<boot id>         up to when that boot's writes are on the disk (boot.rs)
 //!   locks/<kind>                byte-range locks (lock.rs)
 //!   leases/<lease>              one locked empty file per open store; its mtime is when the lease began (lease.rs)
 //!   ledger/<lease>              what that process wrote and reserved (ledger.rs)
+//!   total-v1                    bytes in the store at the last scan (total.rs)
 //!   tmp/<lease>/                everything unfinished, and what is being deleted (temp.rs)
 //! ```
 //! An object with a stamp is a directory that appears and vanishes by one rename; the stamp's mtime is its last use. A small
@@ -164,6 +165,8 @@ pub(crate) const SYNCED: &str = "synced-v1";
 
 /// The file in an object's directory whose mtime is its last use.
 pub(crate) const STAMP: &str = "stamp";
+/// The file in an object's directory that says how many bytes it takes.
+pub(crate) const SIZE: &str = "size";
 
 impl Object {
     /// Where the object lives, relative to the root.

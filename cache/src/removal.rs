@@ -130,7 +130,12 @@ fn remove_at<P: rustix::path::Arg + Copy>(
 ) -> Result<(), Errno> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => remove_directory(all, parent, name, depth),
+        Err(Errno::ISDIR) => remove_directory(all, parent, name, depth),
+        // What POSIX says for directories, and Linux for what may not be removed.
+        Err(Errno::PERM) => match remove_directory(all, parent, name, depth) {
+            Err(Errno::NOTDIR) => Err(Errno::PERM),
+            other => other,
+        },
         Err(e) => Err(e),
     }
 }
@@ -164,7 +169,11 @@ fn remove_directory<P: rustix::path::Arg + Copy>(
 /// Removes what is in the directory; goes on after a fault and returns the first.
 fn empty(all: &Removal<'_>, directory: &OwnedFd, depth: usize) -> Result<(), Errno> {
     let mut outcome = Ok(());
-    let mut reader = Dir::read_from(directory)?;
+    let mut reader = match Dir::read_from(directory) {
+        // Opened for reading, but without the right to search it.
+        Err(Errno::ACCESS) => rustix::fs::fchmod(directory, Mode::RWXU).and_then(|()| Dir::read_from(directory))?,
+        other => other?,
+    };
     while let Some(entry) = reader.read() {
         let entry = entry?;
         let name = entry.file_name();
@@ -226,4 +235,35 @@ fn make_accessible<P: rustix::path::Arg>(parent: BorrowedFd<'_>, name: P) -> Res
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(parent, name, flags, Mode::empty())?;
     rustix::fs::chmod(format!("/proc/self/fd/{}", fd.as_raw_fd()), Mode::RWXU)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_shape_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let (spill, victim) = (root.path().join("spill"), root.path().join("victim"));
+        fs_err::create_dir(&spill).unwrap();
+        for n in 0..50 {
+            fs_err::create_dir_all(victim.join(format!("{n}/sub/subsub"))).unwrap();
+            fs_err::write(victim.join(format!("{n}/sub/file")), "").unwrap();
+        }
+        std::os::unix::fs::symlink(&spill, victim.join("link")).unwrap();
+        // Deeper than there are descriptors and longer than a path may be.
+        let mut at = rustix::fs::open(&victim, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "deeper", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "deeper", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        }
+        for (path, mode) in [("3/sub", 0o000), ("4/sub", 0o555), ("5", 0o111), ("6", 0o444)] {
+            rustix::fs::chmod(victim.join(path), Mode::from_raw_mode(mode)).unwrap();
+        }
+        let missing = root.path().join("missing");
+        let failed = remove_all(vec![victim.clone(), missing], &spill);
+        assert!(failed.is_empty(), "{failed:?}");
+        assert!(!victim.exists());
+        assert_eq!(fs_err::read_dir(&spill).unwrap().count(), 0);
+    }
 }

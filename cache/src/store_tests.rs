@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 use crate::digest::{Blake3, BlobDigest, LayerId, Sha256};
@@ -103,7 +104,39 @@ fn the_first_tree_of_a_layer_stays() {
     assert_eq!(publish(&store, layer(1), "second"), path);
     assert_eq!(store.tree(&layer(1)).unwrap(), Some(path.clone()));
     assert_eq!(fs_err::read_to_string(path.join("file")).unwrap(), "first");
-    assert_eq!(list_names(&store.inner.temp.directory().unwrap().to_owned()).unwrap(), [""; 0]);
+    assert_eq!(list_names(store.inner.temp.directory().unwrap()).unwrap(), [""; 0]);
+}
+
+#[test]
+fn a_tree_keeps_the_mode_of_its_root() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let temp = store.temp_dir("step").unwrap();
+    let upper = temp.path().join("upper");
+    fs_err::create_dir(&upper).unwrap();
+    rustix::fs::chmod(&upper, Mode::from_raw_mode(0o555)).unwrap();
+    let mtime = last_used(&upper).unwrap();
+    let path = store.publish_tree_sized(&layer(1), &upper, 4096).unwrap();
+    tick(root.path());
+    let later = open(root.path());
+    assert_eq!(later.tree(&layer(1)).unwrap(), Some(path.clone()));
+    assert_eq!(rustix::fs::lstat(&path).unwrap().st_mode & 0o7777, 0o555);
+    assert_eq!(last_used(&path).unwrap(), mtime, "using a tree does not change it");
+    assert!(later.remove_tree(&layer(1)).unwrap());
+}
+
+#[test]
+fn the_root_is_made_for_its_owner_alone_and_only_on_opening() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let above = tempfile::tempdir().unwrap();
+    let root = above.path().join("data/rbuild");
+    let store = open(&root);
+    assert_eq!(fs_err::metadata(&root).unwrap().permissions().mode() & 0o777, 0o700);
+    fs_err::remove_dir_all(&root).unwrap();
+    store.put(Kind::Record, "x", b"").unwrap_err();
+    store.temp_dir("x").unwrap_err();
+    assert!(store.try_lock(LockKind::Step, b"x").is_err());
+    assert!(!root.exists());
 }
 
 #[test]
@@ -133,7 +166,7 @@ fn what_the_dead_left_is_swept_and_what_the_living_have_is_not() {
     assert!(report.failed.is_empty(), "{report:?}");
     assert!(theirs.path().exists());
     assert_eq!(list_names(&root.path().join("tmp")).unwrap().len(), 1);
-    assert_eq!(list_names(&root.path().join("leases")).unwrap(), [living.inner.lease.id.clone()]);
+    assert_eq!(list_names(&root.path().join("leases")).unwrap(), [living.inner.lease.id.as_str()]);
 }
 
 #[test]
@@ -340,6 +373,70 @@ fn the_ceiling_evicts_the_oldest_and_then_refuses() {
     drop(second.reserve(350_000).unwrap());
     let mut writer = second.blob_writer().unwrap();
     assert!(matches!(writer.reserve(500_001), Err(StoreError::Full { .. })));
+}
+
+#[test]
+fn a_total_is_remembered_until_it_may_be_wrong() {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { max_bytes: Some(100 << 20), ..StoreOptions::default() };
+    let total = root.path().join("total-v1");
+    let begin = || {
+        let store = Store::open(root.path(), options.clone()).unwrap();
+        drop(store.reserve(1).unwrap());
+        assert!(total.exists(), "scanned, or remembered");
+        store
+    };
+    let remembered = || {
+        let text = fs_err::read_to_string(&total).unwrap();
+        let (_, payload) = text.split_once('\n').unwrap();
+        payload.split_once(' ').unwrap().0.parse::<u64>().unwrap()
+    };
+    drop(begin());
+    assert_eq!(remembered(), 0);
+    let store = begin();
+    store.put_blob(&vec![1; 50_000]).unwrap();
+    store.put(Kind::Record, "r", b"").unwrap();
+    drop(store);
+    assert_eq!(remembered(), 53_248 + 4096);
+
+    let store = begin();
+    publish(&store, layer(1), "of a size nobody told");
+    drop(store);
+    assert!(!total.exists());
+
+    let store = begin();
+    store.put_blob(&vec![2; 50_000]).unwrap();
+    std::mem::forget(store.clone()); // dies without settling
+    let id = store.inner.lease.id.clone();
+    let left = root.path().join("ledger").join("00000000000000000000000000000000.1.1");
+    fs_err::copy(root.path().join("ledger").join(id), &left).unwrap();
+    assert!(store.inner.ledgers().unwrap().lost);
+    open(root.path()).sweep().unwrap();
+    assert!(!left.exists() && !total.exists());
+}
+
+#[test]
+fn the_size_of_a_cache_mount_is_counted_again_after_a_use() {
+    let root = tempfile::tempdir().unwrap();
+    let key = Blake3::of(b"mount");
+    let write = |name: &str| {
+        let store = open(root.path());
+        fs_err::write(store.cache_mount(&key, "mount").unwrap().join(name), [1; 10_000]).unwrap();
+    };
+    let bytes = || {
+        tick(root.path());
+        let bytes = open(root.path()).cache_mounts().unwrap()[0].bytes;
+        tick(root.path());
+        bytes
+    };
+    write("a");
+    let first = bytes();
+    let size = root.path().join(Object::CacheMount(key).path()).join("size");
+    assert_eq!(fs_err::read_to_string(&size).unwrap(), first.to_string());
+    write("b");
+    assert!(bytes() > first + 8192);
+    fs_err::write(&size, "7").unwrap();
+    assert_eq!(bytes(), 7, "believed while nobody used the mount");
 }
 
 #[test]

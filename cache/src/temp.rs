@@ -3,7 +3,8 @@
 //! What a process leaves behind when it is killed lies below its dead lease and is removed by whoever sweeps next. The same place
 //! takes what is being deleted: an object leaves the store by a rename into it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,25 +12,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::directory::{list_names, making_parents};
 use crate::error::{At as _, Result};
-use crate::store::{Inner, Store, list_names, making_parents};
+use crate::store::{Inner, Store};
 use crate::{lease, removal};
 
 /// This lease's part of `tmp/`; made at first use.
 #[derive(Debug)]
 pub(crate) struct TempSpace {
+    root: PathBuf,
     directory: PathBuf,
     serial: AtomicU64,
 }
 
 impl TempSpace {
     pub(crate) fn new(root: &Path, lease: &str) -> Self {
-        Self { directory: root.join("tmp").join(lease), serial: AtomicU64::new(0) }
+        Self { root: root.to_owned(), directory: root.join("tmp").join(lease), serial: AtomicU64::new(0) }
     }
 
     /// The directory of this lease, for what is being removed; made if need be.
     pub(crate) fn directory(&self) -> Result<&Path> {
-        fs_err::create_dir_all(&self.directory).at("make", &self.directory)?;
+        let make = || match rustix::fs::mkdir(&self.directory, Mode::RWXU) {
+            Err(Errno::EXIST) => Ok(()),
+            other => other,
+        };
+        making_parents(&self.root, &self.directory, make).at("make", &self.directory)?;
         Ok(&self.directory)
     }
 
@@ -99,7 +106,7 @@ impl Store {
     /// this process dies first.
     pub fn temp_dir(&self, prefix: &str) -> Result<TempDir> {
         let path = self.inner.temp.fresh(prefix);
-        making_parents(&path, || rustix::fs::mkdir(&path, Mode::RWXU)).at("make", &path)?;
+        making_parents(self.root(), &path, || rustix::fs::mkdir(&path, Mode::RWXU)).at("make", &path)?;
         Ok(TempDir { path, store: Arc::clone(&self.inner), armed: true })
     }
 
@@ -117,6 +124,9 @@ impl Store {
             }
         }
         report.removed = rubble.len();
+        if rubble.iter().any(|path| path.starts_with(root.join("ledger"))) {
+            self.inner.forget_total();
+        }
         if !rubble.is_empty() {
             report.failed = removal::remove_all(rubble, self.inner.temp.directory()?);
         }
@@ -138,7 +148,9 @@ impl Inner {
     /// Writes a new file below our temp directory.
     pub(crate) fn temp_file(&self, bytes: &[u8]) -> Result<PathBuf> {
         let path = self.temp.fresh("file");
-        let written = write_new(&path, bytes);
+        let written = making_parents(&self.root, &path, || create_new(&path))
+            .map_err(io::Error::from)
+            .and_then(|file| write_out(&file, bytes));
         if written.is_err() {
             let _nothing_there_or_swept_later = rustix::fs::unlink(&path);
         }
@@ -146,17 +158,17 @@ impl Inner {
     }
 }
 
-/// Writes a file that must not exist yet; makes its directory when that is missing.
+/// Opens a file that must not exist yet.
+pub(crate) fn create_new(path: &Path) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)).map(File::from)
+}
+
+/// Writes a file that must not exist yet.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = making_parents(path, || rustix::fs::open(path, flags, Mode::from_raw_mode(0o644)))?;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        match rustix::io::write(&file, rest) {
-            Ok(n) => rest = &rest[n..],
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Ok(())
+    create_new(path).map_err(io::Error::from).and_then(|file| write_out(&file, bytes))
+}
+
+fn write_out(mut file: &File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)
 }

@@ -15,12 +15,11 @@ use rustix::io::Errno;
 
 use crate::digest::LayerId;
 use crate::error::{At as _, Result};
-use crate::object::{Object, STAMP};
+use crate::object::{Object, SIZE, STAMP};
 use crate::store::Store;
 use crate::temp::write_new;
 
 pub(crate) const ROOT: &str = "fs";
-pub(crate) const SIZE: &str = "size";
 
 impl Store {
     /// The root directory of an unpacked layer, marked as used; `None` when there is none that can be believed.
@@ -84,7 +83,10 @@ impl Store {
         let stamp = wrapper.path().join(STAMP);
         write_new(&stamp, &self.inner.sealed_stamp(&id.to_string())).at("write", &stamp)?;
         if self.inner.publish(&object, wrapper.path())? {
-            self.inner.ledger.wrote(bytes.unwrap_or(0));
+            match bytes {
+                Some(bytes) => self.inner.ledger.wrote(bytes),
+                None => self.inner.ledger.wrote_uncounted(),
+            }
         }
         Ok(self.inner.root.join(object.path()).join(ROOT))
     }

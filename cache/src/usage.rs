@@ -7,11 +7,12 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::digest::{BlobDigest, LayerId};
+use crate::directory::{list_names, read};
 use crate::error::Result;
-use crate::lease::Moment;
-use crate::object::{BLOBS, Kind, MOUNTS, Object, STAMP, TREES};
-use crate::store::{Store, list_names, read};
-use crate::{mount, name, tree};
+use crate::lease::{self, Moment};
+use crate::object::{BLOBS, Kind, MOUNTS, Object, SIZE, STAMP, TREES};
+use crate::store::{Inner, Store};
+use crate::{name, tree};
 
 /// A number of objects and their bytes on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,11 +123,7 @@ impl Store {
                         None => continue,
                     },
                 };
-                found.push(Found {
-                    object: Object::Small(kind, name),
-                    used: Moment::of(&stat),
-                    bytes: on_disk(&stat),
-                });
+                found.push(Found { object: Object::Small(kind, name), used: Moment::of(&stat), bytes: on_disk(&stat) });
             }
         }
         Ok(())
@@ -139,6 +136,7 @@ impl Store {
         object: impl Fn(&str) -> Option<Object>,
     ) -> Result<()> {
         let directory = self.inner.root.join(directory);
+        let oldest = lease::oldest(&self.inner.root)?;
         for prefix in list_names(&directory)? {
             for rest in list_names(&directory.join(&prefix))? {
                 let Some(object) = object(&format!("{prefix}{rest}")) else { continue };
@@ -147,7 +145,7 @@ impl Store {
                 let used = rustix::fs::lstat(path.join(STAMP)).map_or(Moment(0, 0), |stat| Moment::of(&stat));
                 let bytes = match &object {
                     Object::Tree { .. } => self.tree_bytes(&path)?,
-                    Object::CacheMount(_) => bytes_below(&path.join(mount::DATA)),
+                    Object::CacheMount(_) => self.mount_bytes(&path, used, oldest)?,
                     Object::Blob(_) | Object::Small(..) => bytes_below(&path),
                 };
                 found.push(Found { object, used, bytes });
@@ -158,18 +156,25 @@ impl Store {
 
     /// The size of a tree: as it was written down, or by walking it once and writing it down.
     fn tree_bytes(&self, path: &Path) -> Result<u64> {
-        let size = path.join(tree::SIZE);
+        let size = path.join(SIZE);
         let known = read(&size)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok());
         if let Some(known) = known {
             return Ok(known);
         }
         let bytes = bytes_below(&path.join(tree::ROOT));
-        if let Ok(temp) = self.inner.temp_file(bytes.to_string().as_bytes())
-            && rustix::fs::rename(&temp, &size).is_err()
+        self.inner.write_size(&size, bytes);
+        Ok(bytes)
+    }
+}
+
+impl Inner {
+    /// Writes down how many bytes an object takes. When that fails they are counted again another time.
+    pub(crate) fn write_size(&self, path: &Path, bytes: u64) {
+        if let Ok(temp) = self.temp_file(bytes.to_string().as_bytes())
+            && rustix::fs::rename(&temp, path).is_err()
         {
             let _swept_later_otherwise = rustix::fs::unlink(&temp);
         }
-        Ok(bytes)
     }
 }
 
@@ -177,7 +182,7 @@ impl Store {
 /// other file systems not entered.
 pub(crate) fn bytes_below(path: &Path) -> u64 {
     let Ok(stat) = rustix::fs::lstat(path) else { return 0 };
-    let mut walk = Walk { device: stat.st_dev as u64, linked: BTreeSet::new(), bytes: on_disk(&stat) };
+    let mut walk = Walk { device: stat.st_dev, linked: BTreeSet::new(), bytes: on_disk(&stat) };
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         walk.directory(CWD, path);
     }
@@ -208,13 +213,13 @@ impl Walk {
                 continue;
             }
             let Ok(stat) = rustix::fs::statat(&fd, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            if stat.st_dev as u64 != self.device {
+            if stat.st_dev != self.device {
                 continue;
             }
             let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             if is_directory {
                 below.push(name.to_owned());
-            } else if stat.st_nlink as u64 > 1 && !self.linked.insert(stat.st_ino as u64) {
+            } else if stat.st_nlink > 1 && !self.linked.insert(stat.st_ino) {
                 continue;
             }
             self.bytes += on_disk(&stat);

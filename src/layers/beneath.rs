@@ -56,11 +56,7 @@ fn walk(root: BorrowedFd<'_>, path: &LayerPath, flags: OFlags) -> rustix::io::Re
     let mut above: Option<OwnedFd> = None;
     while let Some(name) = components.next() {
         let last = components.peek().is_none();
-        let flags = if last {
-            flags
-        } else {
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
-        };
+        let flags = if last { flags } else { OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC };
         let from = above.as_ref().map_or(root, AsFd::as_fd);
         above = Some(rustix::fs::openat(from, name, flags, Mode::empty())?);
     }

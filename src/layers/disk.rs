@@ -46,8 +46,11 @@ pub(super) struct TreeWriter {
 impl TreeWriter {
     /// Starts in `at`, an existing empty directory.
     pub(super) fn new(at: &Path, options: TreeOptions) -> Result<Self> {
-        let root = rustix::fs::open(at, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .in_tree("open", at, &LayerPath::root())?;
+        let root = rustix::fs::open(at, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).in_tree(
+            "open",
+            at,
+            &LayerPath::root(),
+        )?;
         let directories = BTreeMap::from([(LayerPath::root(), implied())]);
         Ok(Self { root, at: at.to_owned(), options, current: None, directories, buffer: vec![0; PIECE], bytes: 0 })
     }
@@ -82,7 +85,8 @@ impl TreeWriter {
 
     /// Makes another name for the file at `to`.
     pub(super) fn link(&mut self, path: &LayerPath, to: &LayerPath) -> Result<()> {
-        let from = beneath::directory(&self.root, &to.parent().unwrap_or_default()).in_tree("open parent of", &self.at, to)?;
+        let from =
+            beneath::directory(&self.root, &to.parent().unwrap_or_default()).in_tree("open parent of", &self.at, to)?;
         let (dir, name) = self.parent(path)?;
         match rustix::fs::linkat(&from, to.name(), &dir, &name, AtFlags::empty()) {
             // A device that could not be made has no second name either.
@@ -125,8 +129,12 @@ impl TreeWriter {
     /// Removes what is at `path`, with all below it.
     pub(super) fn remove(&mut self, path: &LayerPath) -> Result<()> {
         self.current = None;
-        let below: Vec<_> =
-            self.directories.range(path.clone()..).map(|(p, _)| p.clone()).take_while(|p| p.strip(path).is_some()).collect();
+        let below: Vec<_> = self
+            .directories
+            .range(path.clone()..)
+            .map(|(p, _)| p.clone())
+            .take_while(|p| p.strip(path).is_some())
+            .collect();
         for path in below {
             self.directories.remove(&path);
         }
@@ -162,7 +170,13 @@ impl TreeWriter {
         self.current = Some((path.parent().unwrap_or_default(), dir));
     }
 
-    fn fill(&mut self, file: &mut std::fs::File, path: &LayerPath, size: u64, content: &mut dyn Read) -> Result<Blake3> {
+    fn fill(
+        &mut self,
+        file: &mut std::fs::File,
+        path: &LayerPath,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> Result<Blake3> {
         let mut hasher = blake3::Hasher::new();
         let (mut done, mut hole) = (0, false);
         while done < size {

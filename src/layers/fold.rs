@@ -91,7 +91,13 @@ impl Fold {
         let mut parents = Vec::new();
         let path = self.resolve(&raw.path, &mut parents).map_err(refuse)?;
         let meta = Meta {
-            xattrs: raw.meta.xattrs.iter().filter(|(k, _)| xattrs::belongs(k)).map(|(k, v)| (k.clone(), v.clone())).collect(),
+            xattrs: raw
+                .meta
+                .xattrs
+                .iter()
+                .filter(|(k, _)| xattrs::belongs(k))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect(),
             ..raw.meta.clone()
         };
         let before = self.names.get(&path).copied();
@@ -117,7 +123,11 @@ impl Fold {
                 let target = self.resolve(to, &mut made).map_err(refuse)?;
                 let object = match self.names.get(&target) {
                     Some(Name::Object(object)) if !self.is_dir(Some(Name::Object(*object))) => *object,
-                    _ => return Err(refuse(format!("hard link {path} names {to}, which is no earlier file of the layer"))),
+                    _ => {
+                        return Err(refuse(format!(
+                            "hard link {path} names {to}, which is no earlier file of the layer"
+                        )));
+                    }
                 };
                 if before == Some(Name::Object(object)) {
                     (Act::Nothing, false)
@@ -163,13 +173,14 @@ impl Fold {
             let (kind, meta) = match name {
                 Name::Implied => continue,
                 Name::Whiteout => (Kind::Whiteout, Meta::default()),
-                Name::Object(object) => match first.get(&object) {
-                    Some(earlier) => (Kind::Hardlink(earlier.clone()), Meta::default()),
-                    None => {
+                Name::Object(object) => {
+                    if let Some(earlier) = first.get(&object) {
+                        (Kind::Hardlink(earlier.clone()), Meta::default())
+                    } else {
                         first.insert(object, path.clone());
                         (self.objects[object].kind.clone(), self.objects[object].meta.clone())
                     }
-                },
+                }
             };
             entries.push(Entry { path, kind, meta });
         }
@@ -222,8 +233,12 @@ impl Fold {
     /// Gives `path` to an object; anything else that was there goes, with all below it, unless both are directories.
     fn put(&mut self, path: &LayerPath, object: usize) {
         if !self.is_dir(Some(Name::Object(object))) && self.is_dir(self.names.get(path).copied()) {
-            let gone: Vec<_> =
-                self.names.range(path.clone()..).map(|(p, _)| p.clone()).take_while(|p| p.strip(path).is_some()).collect();
+            let gone: Vec<_> = self
+                .names
+                .range(path.clone()..)
+                .map(|(p, _)| p.clone())
+                .take_while(|p| p.strip(path).is_some())
+                .collect();
             for path in gone {
                 self.names.remove(&path);
             }

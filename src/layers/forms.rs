@@ -63,6 +63,8 @@ impl Layers {
         }
         trees.reverse();
         if let Some(patch) = self.patch(stack)? {
+            // A layer of nothing but these directories looks the same.
+            trees.retain(|tree| *tree != patch);
             trees.push(patch);
         }
         Ok(trees)

@@ -136,7 +136,8 @@ fn next_cut(rest: &[u8], header: &mut u64) -> usize {
             break;
         }
         let at = *header as usize;
-        let Some(block) = rest.get(at..at + BLOCK).and_then(|b| b.first_chunk::<BLOCK>()).filter(|_| *header < limit) else {
+        let Some(block) = rest.get(at..at + BLOCK).and_then(|b| b.first_chunk::<BLOCK>()).filter(|_| *header < limit)
+        else {
             break;
         };
         // What is no header (the end of the archive, or a file whose size is elsewhere) counts as a block.
@@ -154,7 +155,8 @@ fn compress_chunk(chunk: &[u8], level: u32, deflate: &mut Compress) -> Vec<u8> {
     let mut out = Vec::with_capacity(chunk.len() + chunk.len() / 100 + 1024);
     deflate.reset();
     let status = deflate.compress_vec(chunk, &mut out, FlushCompress::Sync);
-    let whole = matches!(status, Ok(Status::Ok)) && deflate.total_in() == chunk.len() as u64 && out.len() < out.capacity();
+    let whole =
+        matches!(status, Ok(Status::Ok)) && deflate.total_in() == chunk.len() as u64 && out.len() < out.capacity();
     if whole && out.len() < chunk.len() { out } else { stored(chunk) }
 }
 
@@ -206,8 +208,8 @@ mod tests {
     use rbuild_cache::digest::Sha256;
 
     use super::*;
-    use crate::tar::TarWriter;
     use crate::layers::samples;
+    use crate::tar::TarWriter;
     use crate::tar::entry::{Entry, Kind};
 
     /// Pseudo-random bytes, the same everywhere.
@@ -231,7 +233,8 @@ mod tests {
                 noise(n + 1, 200_000)
             } else {
                 let words = noise(n + 1, 4000);
-                words.iter().map(|w| format!("word{} ", w % 60)).collect::<String>().repeat(n as usize % 7).into_bytes()
+                let text: Vec<_> = words.iter().map(|w| format!("word{} ", w % 60)).collect();
+                text.concat().repeat(n as usize % 7).into_bytes()
             };
             let entry = samples::entry(&format!("f file{n:03}"));
             let Kind::File { content: hash, .. } = entry.kind else { panic!("a file") };
@@ -267,8 +270,15 @@ mod tests {
 
     #[test]
     fn the_form_is_frozen() {
-        let digests: Vec<_> = [0, 1, 3, 6, 9].iter().map(|level| Sha256::of(&gzip(&sample(), *level, 2)).hex()).collect();
-        insta::assert_snapshot!(digests.join("\n"), @"");
+        let digests: Vec<_> =
+            [0, 1, 3, 6, 9].iter().map(|level| Sha256::of(&gzip(&sample(), *level, 2)).hex()).collect();
+        insta::assert_snapshot!(digests.join("\n"), @r"
+        0b582aab6ed8a17ce14ad189d80f7b2ed0bc58ace391a204ba71351aaa818557
+        aca47d17971584712a797b0b63af83c51b83a08641d5dee04cdda58d7679afec
+        bf42e8cc1cfdc5e72bd97fb2c2bd34b096d3166ce6a4e5fdc8435253a6818fc7
+        a2eb48662d5bcb39897cf6261741a8fdbc4e5c0093f35ee8c06ba3d9d0c90b1f
+        7204ef1f5f2207bf5af9b8a140a7823d1653d9063fc7f86412cd391973a1dd61
+        ");
     }
 
     #[test]

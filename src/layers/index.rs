@@ -56,7 +56,11 @@ impl Index {
                 let target = entries[..at].binary_search_by(|e| e.path.cmp(to)).ok().map(|i| &entries[i].kind);
                 let fine = match target {
                     Some(
-                        Kind::File { .. } | Kind::Symlink(_) | Kind::CharDevice(..) | Kind::BlockDevice(..) | Kind::Fifo,
+                        Kind::File { .. }
+                        | Kind::Symlink(_)
+                        | Kind::CharDevice(..)
+                        | Kind::BlockDevice(..)
+                        | Kind::Fifo,
                     ) => true,
                     Some(Kind::Directory { .. } | Kind::Hardlink(_) | Kind::Whiteout) | None => false,
                 };

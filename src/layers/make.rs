@@ -129,19 +129,25 @@ impl Layers {
         {
             return Ok(record);
         }
-        let tee = Tee::new(blob, Some(self.store.blob_writer()?));
+        let tee = Tee::new(blob, self.store.blob_writer()?);
         let temp = self.store.temp_dir("import")?;
         let tree = temp.path().join("tree");
         fs_err::create_dir(&tree).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
         let (plain, _) = plain(Box::new(tee.clone()))?;
         let unpacked = unpack::unpack(plain, Some((&tree, self.options)), &self.cancel)?;
         verify(expected, unpacked.diff_id)?;
-        let (digest, size) = tee.finish()?.ok_or(LayerError::Missing(foreign_layer_id(&unpacked.diff_id)))?.commit(source.digest)?;
+        let (digest, size) =
+            tee.finish()?.ok_or(LayerError::Missing(foreign_layer_id(&unpacked.diff_id)))?.commit(source.digest)?;
         self.save_foreign(unpacked, &tree, &source.media_type, digest, size)
     }
 
     /// Like [`import`](Self::import) for a blob that is in the store already; `None` if it is not.
-    pub fn import_blob(&self, digest: &BlobDigest, media_type: &str, expected: Option<DiffId>) -> Result<Option<Record>> {
+    pub fn import_blob(
+        &self,
+        digest: &BlobDigest,
+        media_type: &str,
+        expected: Option<DiffId>,
+    ) -> Result<Option<Record>> {
         let _lock = expected.map(|diff_id| self.lock(&foreign_layer_id(&diff_id))).transpose()?;
         if let Some(diff_id) = expected
             && let Some(record) = self.by_diff_id(&diff_id)?
@@ -160,7 +166,14 @@ impl Layers {
         self.save_foreign(unpacked, &tree, media_type, *digest, blob.size).map(Some)
     }
 
-    fn save_foreign(&self, unpacked: Unpacked, tree: &Path, media_type: &str, digest: BlobDigest, size: u64) -> Result<Record> {
+    fn save_foreign(
+        &self,
+        unpacked: Unpacked,
+        tree: &Path,
+        media_type: &str,
+        digest: BlobDigest,
+        size: u64,
+    ) -> Result<Record> {
         let id = foreign_layer_id(&unpacked.diff_id);
         self.store.publish_tree_sized(&id, tree, unpacked.bytes)?;
         let origin = Origin::Foreign { media_type: media_type.to_owned(), digest, size };
@@ -188,9 +201,7 @@ impl Layers {
 }
 
 /// The uncompressed bytes of a stream.
-pub(super) fn plain(
-    input: Box<dyn Read + Send>,
-) -> Result<(Box<dyn Read + Send>, Option<crate::tar::Compression>)> {
+pub(super) fn plain(input: Box<dyn Read + Send>) -> Result<(Box<dyn Read + Send>, Option<crate::tar::Compression>)> {
     compression::plain(Box::new(BufReader::with_capacity(256 << 10, input)))
         .map_err(|source| LayerError::Stream { operation: "read layer", source })
 }
@@ -204,26 +215,31 @@ pub(super) fn verify(expected: Option<DiffId>, actual: DiffId) -> Result<()> {
 
 /// Writes a blob while something else reads it. Clones share it, so that it can be asked for the blob in the end.
 #[derive(Clone)]
-struct Tee(Arc<Mutex<(Box<dyn Read + Send>, Option<BlobWriter>)>>);
+struct Tee(Arc<Mutex<Shared>>);
+
+struct Shared {
+    input: Box<dyn Read + Send>,
+    writer: Option<BlobWriter>,
+}
 
 impl Tee {
-    fn new(input: Box<dyn Read + Send>, writer: Option<BlobWriter>) -> Self {
-        Self(Arc::new(Mutex::new((input, writer))))
+    fn new(input: Box<dyn Read + Send>, writer: BlobWriter) -> Self {
+        Self(Arc::new(Mutex::new(Shared { input, writer: Some(writer) })))
     }
 
-    /// Reads what the other reader left and hands the writer out.
+    /// Reads what the other reader left and hands the writer out, the first time.
     fn finish(mut self) -> Result<Option<BlobWriter>> {
-        io::copy(&mut self, &mut io::sink()).map_err(|source| LayerError::Stream { operation: "read layer", source })?;
-        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take())
+        io::copy(&mut self, &mut io::sink())
+            .map_err(|source| LayerError::Stream { operation: "read layer", source })?;
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).writer.take())
     }
 }
 
 impl Read for Tee {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (input, writer) = &mut *shared;
-        let n = input.read(buffer)?;
-        if let Some(writer) = writer {
+        let n = shared.input.read(buffer)?;
+        if let Some(writer) = &mut shared.writer {
             writer.add(&buffer[..n])?;
         }
         Ok(n)

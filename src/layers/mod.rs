@@ -215,7 +215,8 @@ impl Layers {
         if let Origin::Built { .. } = record.origin {
             self.store.put(Kind::Layer, &diff_name(&record.diff_id), name.as_bytes())?;
         }
-        let json = serde_json::to_vec(&record).map_err(|e| LayerError::Stream { operation: "encode layer record", source: e.into() })?;
+        let json = serde_json::to_vec(&record)
+            .map_err(|e| LayerError::Stream { operation: "encode layer record", source: e.into() })?;
         self.store.put(Kind::Layer, &name, &json)?;
         Ok(record)
     }

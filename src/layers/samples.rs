@@ -52,7 +52,8 @@ pub(crate) fn any_files() -> impl Strategy<Value = Vec<(Entry, Vec<u8>)>> {
         0..2,
     );
     let mtime = prop_oneof![4 => 0i64..2_000_000_000, 1 => -1000i64..0];
-    let node = (path, 0u8..8, 0u32..0o1_0000, any::<(u16, u16)>(), mtime, xattrs, prop::collection::vec(any::<u8>(), 0..3000));
+    let node =
+        (path, 0u8..8, 0u32..0o1_0000, any::<(u16, u16)>(), mtime, xattrs, prop::collection::vec(any::<u8>(), 0..3000));
     prop::collection::vec(node, 0..25).prop_map(|nodes| {
         let mut made: BTreeMap<LayerPath, (Entry, Vec<u8>)> = BTreeMap::new();
         let mut dirs = BTreeSet::from([LayerPath::root()]);
@@ -85,7 +86,9 @@ pub(crate) fn any_files() -> impl Strategy<Value = Vec<(Entry, Vec<u8>)>> {
                     dirs.insert(path.clone());
                     (Kind::Directory { opaque: mode % 2 == 0 }, meta, Vec::new())
                 }
-                (1, _) => (Kind::Symlink(b"../to/somewhere".to_vec()), Meta { mode: 0o777, ..no_xattrs(&meta) }, Vec::new()),
+                (1, _) => {
+                    (Kind::Symlink(b"../to/somewhere".to_vec()), Meta { mode: 0o777, ..no_xattrs(&meta) }, Vec::new())
+                }
                 (2, Some(to)) => (Kind::Hardlink(to), Meta::default(), Vec::new()),
                 (3, _) => (Kind::Fifo, no_xattrs(&meta), Vec::new()),
                 (4, _) => (Kind::Whiteout, Meta::default(), Vec::new()),

@@ -82,7 +82,9 @@ pub(super) fn stream<W: Write + Send>(
     let (writer, mut reader) = pipe::pipe();
     std::thread::scope(|scope| {
         let consumer = scope.spawn(move || -> Result<W> {
-            while let Some(chunk) = reader.chunk().map_err(|source| LayerError::Stream { operation: "write layer", source })? {
+            while let Some(chunk) =
+                reader.chunk().map_err(|source| LayerError::Stream { operation: "write layer", source })?
+            {
                 sink.write_all(&chunk).map_err(sink_error)?;
             }
             Ok(sink)
@@ -103,7 +105,9 @@ pub(super) fn stream<W: Write + Send>(
         match (produced, consumed) {
             (Ok((entries, size)), Ok(sink)) => Ok(Streamed { entries, size, sink }),
             // A broken pipe only says that the consumer failed first.
-            (Err(LayerError::Stream { source, .. }), Err(error)) if source.kind() == io::ErrorKind::BrokenPipe => Err(error),
+            (Err(LayerError::Stream { source, .. }), Err(error)) if source.kind() == io::ErrorKind::BrokenPipe => {
+                Err(error)
+            }
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
         }
     })

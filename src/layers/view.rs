@@ -83,7 +83,9 @@ impl View {
 
     /// What is below the root.
     pub(super) fn root(&self) -> Level {
-        let below = |index: &Index| usize::from(index.entries().first().is_some_and(|e| e.path.is_root()))..index.entries().len();
+        let below = |index: &Index| {
+            usize::from(index.entries().first().is_some_and(|e| e.path.is_root()))..index.entries().len()
+        };
         Level(self.stack.iter().enumerate().rev().map(|(at, (_, loaded))| (at, below(&loaded.index))).collect())
     }
 
@@ -144,7 +146,12 @@ impl View {
 
     fn descend(&self, path: &LayerPath) -> Step {
         let entry_of_root = |(id, loaded): &(LayerId, Loaded)| {
-            loaded.index.entries().first().filter(|e| e.path.is_root()).map(|e| visible(*id, loaded, e, &LayerPath::root()))
+            loaded
+                .index
+                .entries()
+                .first()
+                .filter(|e| e.path.is_root())
+                .map(|e| visible(*id, loaded, e, &LayerPath::root()))
         };
         let root = self.stack.iter().rev().find_map(entry_of_root).unwrap_or_else(|| Found {
             entry: implied_directory(&LayerPath::root()),

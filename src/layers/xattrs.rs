@@ -189,6 +189,8 @@ mod tests {
         let all = ["user.a", "security.capability", "trusted.x", "trusted.overlay.opaque", "user.overlay.origin"];
         let kept: Vec<_> = all.iter().filter(|n| belongs(n.as_bytes())).collect();
         assert_eq!(kept, [&"user.a", &"security.capability", &"trusted.x"]);
-        assert!(!belongs(b"user.rbuild.owner") && !belongs(b"security.selinux") && !belongs(b"system.posix_acl_access"));
+        assert!(
+            !belongs(b"user.rbuild.owner") && !belongs(b"security.selinux") && !belongs(b"system.posix_acl_access")
+        );
     }
 }

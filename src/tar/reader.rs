@@ -431,8 +431,10 @@ impl Member {
     }
 
     fn number(&self, value: u64) -> Result<u32, TarError> {
-        u32::try_from(value)
-            .map_err(|_| TarError::Malformed { offset: self.offset, reason: format!("device number {value} out of range") })
+        u32::try_from(value).map_err(|_| TarError::Malformed {
+            offset: self.offset,
+            reason: format!("device number {value} out of range"),
+        })
     }
 }
 
@@ -472,7 +474,8 @@ fn checksum_ok(block: &[u8; BLOCK]) -> bool {
     let Some(wanted) = numeric(&block[148..156]) else { return false };
     let bytes = || block[..148].iter().chain(b"        ").chain(&block[156..]);
     // Some old tars summed signed bytes.
-    bytes().map(|b| i64::from(*b)).sum::<i64>() == wanted || bytes().map(|b| i64::from(b.cast_signed())).sum::<i64>() == wanted
+    bytes().map(|b| i64::from(*b)).sum::<i64>() == wanted
+        || bytes().map(|b| i64::from(b.cast_signed())).sum::<i64>() == wanted
 }
 
 /// A header's number: octal text with blanks and NULs around it, or GNU's big-endian binary form.

@@ -1,8 +1,8 @@
 //! What the reader makes of archives by other people's tools, and of hostile ones.
 
 use super::*;
-use crate::tar::writer::{TarWriter, encode};
 use crate::tar::entry::{Entry, Kind};
+use crate::tar::writer::{TarWriter, encode};
 
 /// One line per entry: type, name, owner, mode, time, xattrs, content.
 fn dump(bytes: &[u8], whiteouts: Whiteouts) -> Result<Vec<String>, TarError> {
@@ -14,7 +14,8 @@ fn dump(bytes: &[u8], whiteouts: Whiteouts) -> Result<Vec<String>, TarError> {
             RawKind::File(size) => format!("file[{size}]"),
             other => format!("{other:?}"),
         };
-        let text = if text.len() > 40 { format!("{} bytes", text.len()) } else { String::from_utf8_lossy(&text).into() };
+        let text =
+            if text.len() > 40 { format!("{} bytes", text.len()) } else { String::from_utf8_lossy(&text).into() };
         let m = &entry.meta;
         lines.push(format!("{} {kind} {}:{} {:o} {} {:?} {text}", entry.path, m.uid, m.gid, m.mode, m.mtime, m.xattrs));
         Ok::<_, TarError>(())
@@ -45,7 +46,8 @@ fn member(name: &str, flag: u8, content: &[u8]) -> Vec<u8> {
 fn pax(records: &[(&str, &str)]) -> Vec<u8> {
     let mut body = Vec::new();
     for (key, value) in records {
-        let one = std::collections::BTreeMap::from([(key.as_bytes().to_vec(), std::borrow::Cow::Borrowed(value.as_bytes()))]);
+        let one =
+            std::collections::BTreeMap::from([(key.as_bytes().to_vec(), std::borrow::Cow::Borrowed(value.as_bytes()))]);
         body.extend_from_slice(&crate::tar::pax::encode(&one));
     }
     member("pax", b'x', &body)
@@ -62,7 +64,8 @@ fn names_land_below_the_root() {
 
 #[test]
 fn deletions_are_understood_only_in_layers() {
-    let bytes = [member("a/.wh.b", b'0', b""), member("a/.wh..wh..opq", b'0', b""), member(".wh..wh.plnk/1.2", b'0', b"")];
+    let bytes =
+        [member("a/.wh.b", b'0', b""), member("a/.wh..wh..opq", b'0', b""), member(".wh..wh.plnk/1.2", b'0', b"")];
     assert_eq!(
         dump(&bytes.concat(), Whiteouts::Interpret).expect("valid"),
         ["/a/b Whiteout 1:2 644 3 {} ", "/a Opaque 1:2 644 3 {} "]
@@ -77,7 +80,13 @@ fn deletions_are_understood_only_in_layers() {
 fn extensions_override_headers() {
     let long = "n".repeat(150);
     let bytes = [
-        pax(&[("path", "from/pax"), ("size", "3"), ("uid", "3000000"), ("mtime", "9.75"), ("SCHILY.xattr.user.a", "v")]),
+        pax(&[
+            ("path", "from/pax"),
+            ("size", "3"),
+            ("uid", "3000000"),
+            ("mtime", "9.75"),
+            ("SCHILY.xattr.user.a", "v"),
+        ]),
         member("x", b'0', b"abc"),
         member("././@LongLink", b'L', [long.as_bytes(), b"\0"].concat().as_slice()),
         member("y", b'0', b""),
@@ -116,8 +125,7 @@ fn sparse_files_of_all_generations() {
         member("v00", b'0', b"ab"),
     ]
     .concat();
-    let v01 =
-        [pax(&[("GNU.sparse.size", "8"), ("GNU.sparse.map", "0,1,6,1")]), member("v01", b'0', b"ab")].concat();
+    let v01 = [pax(&[("GNU.sparse.size", "8"), ("GNU.sparse.map", "0,1,6,1")]), member("v01", b'0', b"ab")].concat();
     let map = [b"2\n0\n1\n6\n1\n".as_slice(), &[0; BLOCK - 10], b"ab"].concat();
     let v10 = [
         pax(&[

@@ -22,7 +22,8 @@ impl Map {
             if *offset < end {
                 return Err("overlapping or unordered parts in a sparse file".to_owned());
             }
-            end = offset.checked_add(*length).filter(|end| *end <= size).ok_or("part beyond the end of a sparse file")?;
+            end =
+                offset.checked_add(*length).filter(|end| *end <= size).ok_or("part beyond the end of a sparse file")?;
             total += length;
         }
         if total != stored {

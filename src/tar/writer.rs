@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::entry::{Entry, Kind, LayerPath, Meta};
+use super::reader::MAX_PATH;
 use super::{BLOCK, OPAQUE_NAME, TarError, WHITEOUT_PREFIX};
 
 /// Version of the canonical form; part of every `LayerId`.
@@ -103,6 +104,9 @@ pub fn encode(entry: &Entry, target: Option<&Entry>, out: &mut Vec<u8>) -> Resul
     if entry.kind != Kind::Whiteout && entry.path.name().starts_with(WHITEOUT_PREFIX) {
         return Err(refuse("names that start with .wh. mean deletions there"));
     }
+    if entry.path.as_bytes().len() > MAX_PATH {
+        return Err(refuse("its name is longer than 4096 bytes"));
+    }
     let no_xattrs = BTreeMap::new();
     let deleted = Meta::default();
     let mut header = Header {
@@ -156,9 +160,17 @@ pub fn encode(entry: &Entry, target: Option<&Entry>, out: &mut Vec<u8>) -> Resul
     }
     header.encode(out).map_err(refuse)?;
     if let Some(name) = opaque {
-        Header { name: Cow::Owned(name), link: b"", flag: b'0', size: 0, device: None, meta: &deleted, xattrs: &no_xattrs }
-            .encode(out)
-            .map_err(refuse)?;
+        Header {
+            name: Cow::Owned(name),
+            link: b"",
+            flag: b'0',
+            size: 0,
+            device: None,
+            meta: &deleted,
+            xattrs: &no_xattrs,
+        }
+        .encode(out)
+        .map_err(refuse)?;
     }
     Ok(())
 }
@@ -196,12 +208,11 @@ impl Header<'_> {
         let uid = number("uid", self.meta.uid.into(), MAX_OCTAL_7);
         let gid = number("gid", self.meta.gid.into(), MAX_OCTAL_7);
         let size = number("size", self.size, MAX_OCTAL_11);
-        let mtime = match u64::try_from(self.meta.mtime) {
-            Ok(seconds) => number("mtime", seconds, MAX_OCTAL_11),
-            Err(_) => {
-                records.insert(b"mtime".to_vec(), Cow::Owned(self.meta.mtime.to_string().into_bytes()));
-                0
-            }
+        let mtime = if let Ok(seconds) = u64::try_from(self.meta.mtime) {
+            number("mtime", seconds, MAX_OCTAL_11)
+        } else {
+            records.insert(b"mtime".to_vec(), Cow::Owned(self.meta.mtime.to_string().into_bytes()));
+            0
         };
         let (prefix, name) = split(&self.name).unwrap_or_else(|| {
             records.insert(b"path".to_vec(), Cow::Borrowed(&self.name));
@@ -218,7 +229,8 @@ impl Header<'_> {
         }
         if !records.is_empty() {
             let body = super::pax::encode(&records);
-            let base = self.name.strip_suffix(b"/").unwrap_or(&self.name).rsplit(|b| *b == b'/').next().unwrap_or_default();
+            let base =
+                self.name.strip_suffix(b"/").unwrap_or(&self.name).rsplit(|b| *b == b'/').next().unwrap_or_default();
             let label = [b"PaxHeaders.0/", base].concat();
             out.extend_from_slice(&block(b"", &label, b"", b'x', [0, 0, 0, body.len() as u64, 0], None));
             out.extend_from_slice(&body);
@@ -245,7 +257,14 @@ fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Lays out one header block. Texts that do not fit are cut; a PAX record then has the whole.
-fn block(prefix: &[u8], name: &[u8], link: &[u8], flag: u8, numbers: [u64; 5], device: Option<(u32, u32)>) -> [u8; BLOCK] {
+fn block(
+    prefix: &[u8],
+    name: &[u8],
+    link: &[u8],
+    flag: u8,
+    numbers: [u64; 5],
+    device: Option<(u32, u32)>,
+) -> [u8; BLOCK] {
     let mut b = [0; BLOCK];
     let [mode, uid, gid, size, mtime] = numbers;
     text(&mut b[0..100], name);

@@ -170,6 +170,13 @@ mod tests {
         assert_eq!(reason([refused]).as_deref(), Some("insufficient_scope"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read_to_its_end(text in "[a-zA-Z=,\" \\\\]{0,40}") {
+            let _ = (Challenge::parse([text.as_str()]), reason([text.as_str()]));
+        }
+    }
+
     #[test]
     fn scopes_merge_per_repository() {
         let scopes = Scopes::pull("b").and("a", &["pull"]).merge(&Scopes::push("b"));

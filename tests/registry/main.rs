@@ -14,7 +14,7 @@ use rbuild::oci::manifest::{Descriptor, Document, Family, Manifest, Packing, Par
 use rbuild::oci::reference::Reference;
 use rbuild::registry::credentials::{Credentials, Helper};
 use rbuild::registry::{
-    BlobSource, Client, Destination, Error, HostOptions, Layout, Options, Remote, Repository, Retry, Selector,
+    BlobSource, Client, Destination, Error, HostOptions, Layout, Options, Proxies, Remote, Repository, Retry, Selector,
 };
 use rbuild_cache::digest::{BlobDigest, Sha256};
 use server::{Access, Registry, Reply, Scripted};
@@ -538,4 +538,31 @@ fn a_layout_made_by_skopeo_is_read() {
     assert!(matches!(error, Error::Digest { .. }));
     let error = Layout::open(&directory.path().join("nothing")).expect_err("no directory");
     assert!(error.is_not_found());
+}
+
+#[test]
+fn proxies_are_used_except_for_loopback() {
+    let proxy = Scripted::start(|_, _| Reply::new(404, ""));
+    let address = Some(format!("http://{}", proxy.address));
+    let proxies = Proxies { http: address.clone(), https: address, no: Some("direct.test".to_owned()) };
+    let plain = HostOptions { plain_http: true, ..HostOptions::default() };
+    let hosts = BTreeMap::from([("plain.test".to_owned(), plain)]);
+    let client = Client::new(Options { hosts, proxies, retry: Retry { attempts: 0, ..quick().retry }, ..quick() });
+    let ask = |name: &str| {
+        let repository = client.repository(&Reference::parse(name).expect("valid"));
+        run(async { repository.resolve(&tag("a")).await }).expect_err("no registry").to_string()
+    };
+    assert_eq!(ask("plain.test/x"), "plain.test/x:a: not found");
+    assert!(ask("secure.test/x").contains("failed to do request: HEAD \"https://secure.test/v2/x/manifests/a\""));
+    assert!(ask("127.0.0.1:1/x").to_lowercase().contains("connection refused"));
+    assert_eq!(proxy.lines(), ["HEAD http://plain.test/v2/x/manifests/a", "CONNECT secure.test:443"]);
+}
+
+#[test]
+fn unusable_certificates_name_their_registry() {
+    let broken = HostOptions { identity: Some(b"no PEM".to_vec()), ..HostOptions::default() };
+    let hosts = BTreeMap::from([("reg.test".to_owned(), broken)]);
+    let repository = open(Options { hosts, ..quick() }, "reg.test/x");
+    let error = run(async { repository.resolve(&tag("a")).await }).expect_err("unusable").to_string();
+    assert!(error.starts_with("registry reg.test: "), "{error}");
 }

@@ -37,13 +37,10 @@ impl Registry {
             Access::Open => {}
             Access::Password => {
                 // bcrypt of "secret"
-                std::fs::write(
-                    root.join("htpasswd"),
-                    concat!("alice:", "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a", "\n"),
-                )
-                .expect("written");
-                config +=
-                    &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", root.join("htpasswd").display());
+                let (path, hash) =
+                    (root.join("htpasswd"), "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a");
+                std::fs::write(&path, format!("alice:{hash}\n")).expect("written");
+                let _ = write!(config, "auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path.display());
             }
             Access::Tls => {
                 let (key, cert) = (root.join("key.pem"), root.join("cert.pem"));

@@ -54,8 +54,11 @@ impl Ignore {
             }
             let pattern = normal_form(trim(line));
             // One by one first, so that a fault has a line.
-            Patterns::new([(number, pattern.as_slice())])
-                .map_err(|source| IgnoreError::Pattern { file: file.to_owned(), line: number, source })?;
+            Patterns::new([(number, pattern.as_slice())]).map_err(|source| IgnoreError::Pattern {
+                file: file.to_owned(),
+                line: number,
+                source,
+            })?;
             lines.push((number, pattern));
         }
         let patterns = Patterns::new(lines.iter().map(|(n, p)| (*n, p.as_slice())))
@@ -132,7 +135,11 @@ mod tests {
 
     #[test]
     fn observed_39_lines() {
-        check("# *.md\n\n   b.txt   \n #indented\n! keep \n\t\nd \n", &["b.txt", "#indented", "d/x"], &["a.md", "#x", "keep"]);
+        check(
+            "# *.md\n\n   b.txt   \n #indented\n! keep \n\t\nd \n",
+            &["b.txt", "#indented", "d/x"],
+            &["a.md", "#x", "keep"],
+        );
         check("\u{feff}a\r\nb\r\n", &["a", "b"], &["a\r"]);
         check("/abs/\n./rel\nx/../y\n", &["abs/f", "rel", "y"], &["x"]);
         check("*\n!/keep\n", &["other"], &["keep/x"]);

@@ -16,8 +16,8 @@ use std::path::Path;
 
 use crate::files::{Dir, FileKind, Root, Stat};
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
-use crate::transfer::{Absence, Filter, Link, Node, State, Tree, TreeError, Verdict, Walked};
 use crate::transfer::Want;
+use crate::transfer::{Absence, Filter, Link, Node, State, Tree, TreeError, Verdict, Walked};
 
 pub use ignore::{Ignore, IgnoreError};
 use stat_cache::StatCache;
@@ -42,12 +42,7 @@ impl Context {
     /// Opens `dir`, seen through `ignore`. Hashes are kept in the file `stat_cache`, one per directory; it need not exist.
     pub fn open(dir: &Path, ignore: Option<Ignore>, stat_cache: &Path) -> io::Result<Self> {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec;
-        Ok(Self {
-            root: Root::open(dir)?,
-            ignore,
-            everything: Filter::all(),
-            hashes: StatCache::open(stat_cache, now),
-        })
+        Ok(Self { root: Root::open(dir)?, ignore, everything: Filter::all(), hashes: StatCache::open(stat_cache, now) })
     }
 
     /// The directory without the ignore file's view, for the Dockerfile itself.

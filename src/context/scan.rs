@@ -199,8 +199,7 @@ impl Walk<'_> {
         let below = self.dir(open, path, &seen.1, &kept.1)?;
         if below.is_empty() {
             // It is there for its own sake, or for something the filter dropped but the ignore file keeps.
-            let there = kept.0 == Verdict::Keep
-                && (seen.0 == Verdict::Keep || self.context.has_kept(path, &seen.1)?);
+            let there = kept.0 == Verdict::Keep && (seen.0 == Verdict::Keep || self.context.has_kept(path, &seen.1)?);
             return Ok(if there { Found::One(walked) } else { Found::Nothing });
         }
         let mut many = Vec::with_capacity(below.len() + 1);

@@ -140,7 +140,8 @@ impl Root {
                 }
                 _ => {}
             }
-            let dir = Dir::new(self.beneath_by_components(&here, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)?);
+            let dir =
+                Dir::new(self.beneath_by_components(&here, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)?);
             match dir.link(&name) {
                 Ok(target) => {
                     links += 1;

@@ -86,7 +86,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let mut spool = Spool::create(dir.path()).expect("spool");
         let large = vec![7; BUFFER + 1];
-        spool.write_all(b"abc").and_then(|()| spool.write_all(&large)).and_then(|()| spool.write_all(b"xyz")).expect("write");
+        spool
+            .write_all(b"abc")
+            .and_then(|()| spool.write_all(&large))
+            .and_then(|()| spool.write_all(b"xyz"))
+            .expect("write");
         let reader = spool.finish().expect("finish");
         let read = |offset, length| {
             let mut bytes = Vec::new();

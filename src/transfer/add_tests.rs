@@ -124,7 +124,10 @@ fn archives_replace_what_is_of_another_kind_and_merge_directories() {
     let packed = |t: &mut Memory| bytes(t, "a", archive());
     let text = case(&["a"], "/t", packed)
         .add()
-        .onto(|t| _ = t.dir("t", 0o700, 5, 5).file("t/top", "", 0o644).dir("t/fifo/x", 0o755, 0, 0).dir("t/implicit", 0o711, 6, 6))
+        .onto(|t| {
+            t.dir("t", 0o700, 5, 5).file("t/top", "", 0o644).dir("t/fifo/x", 0o755, 0, 0);
+            t.dir("t/implicit", 0o711, 6, 6);
+        })
         .text();
     for line in ["=/t d 700 5:5", "/t/top d 750 21:22", "/t/fifo p 644", "=/t/implicit d 711 6:6"] {
         assert!(text.lines().any(|l| l.starts_with(line)), "{line} in\n{text}");
@@ -146,7 +149,10 @@ fn observed_38_downloads() {
     let selection = select(&op, 0, &source).expect("selected");
     let copied = copy(&op, &[source], vec![selection], &EMPTY, 99, &mut Vec::new()).expect("copied");
     let entry = &copied.entries[1].entry;
-    assert_eq!((entry.path.to_string(), entry.meta.mode, entry.meta.mtime), ("/u/file.txt".to_owned(), 0o600, 1_445_412_480));
+    assert_eq!(
+        (entry.path.to_string(), entry.meta.mode, entry.meta.mtime),
+        ("/u/file.txt".to_owned(), 0o600, 1_445_412_480)
+    );
     let nothing = |_, _| Err(io::ErrorKind::NotFound.into());
     let reader = copied.entries[1].open(&[source], &EMPTY, &nothing).expect("opens").expect("file");
     assert_eq!(hash_content(reader).expect("reads"), (6, Blake3::of(b"remote")));

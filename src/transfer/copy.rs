@@ -103,7 +103,8 @@ pub fn copy(
         Some(text) => Some(lookup_owner(&mut canvas, text, if op.link { "a --link layer" } else { "destination" })?),
         None => None,
     };
-    let mut copier = Copier { canvas, owner, mode, now, destination: &op.destination, spool: archive::Spool::new(spool) };
+    let mut copier =
+        Copier { canvas, owner, mode, now, destination: &op.destination, spool: archive::Spool::new(spool) };
     for (index, (source, selection)) in sources.iter().zip(selections).enumerate() {
         for found in selection.matches {
             copier.put(index, source, found)?;

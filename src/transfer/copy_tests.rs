@@ -216,8 +216,7 @@ fn observed_20_wildcards() {
     case(&["[a-f]1"], "/w/", tree).gives("/w d 755 0:0 @99\n/w/f1 f 1 644 0:0");
     case(&["*/sub/b"], "/w/", tree).gives("/w d 755 0:0 @99\n/w/b f B 600 0:0");
     case(&["d/[!a]*"], "/w/", tree).gives("/w d 755 0:0 @99\n/w/a f A 644 0:0");
-    case(&["d/[^s]*"], "/w/", tree)
-        .gives("/w d 755 0:0 @99\n/w/.hid f h 644 0:0\n/w/a f A 644 0:0\n/w/zz f z 644 0:0");
+    case(&["d/[^s]*"], "/w/", tree).gives("/w d 755 0:0 @99\n/w/.hid f h 644 0:0\n/w/a f A 644 0:0\n/w/zz f z 644 0:0");
     case(&["d/*"], "/w", tree).fails("cannot copy to non-directory: /w");
     case(&["d/*"], "/w/", tree).gives(
         "/w d 755 0:0 @99\n/w/.hid f h 644 0:0\n/w/a f A 644 0:0\n/w/b f B 600 0:0\n/w/deep d 755 0:0
@@ -260,9 +259,8 @@ fn observed_23_links_named_as_sources_are_followed() {
         t.symlink("lf", "/f1").symlink("ld", "d/sub").symlink("out", "../../../f2").symlink("in/rel", "x");
     };
     case(&["lf"], "/x/", tree).gives("/x d 755 0:0 @99\n/x/lf f 1 644 0:0");
-    case(&["l*"], "/x/", tree).gives(
-        "/x d 755 0:0 @99\n/x/b f B 600 0:0\n/x/deep d 755 0:0\n/x/deep/c f C 644 0:0\n/x/lf f 1 644 0:0",
-    );
+    case(&["l*"], "/x/", tree)
+        .gives("/x d 755 0:0 @99\n/x/b f B 600 0:0\n/x/deep d 755 0:0\n/x/deep/c f C 644 0:0\n/x/lf f 1 644 0:0");
     case(&["out"], "/x", tree).gives("/x f 2 644 0:0");
     case(&["ld/b"], "/x", tree).gives("/x f B 600 0:0");
     case(&["ld/deep/*"], "/x/", tree).gives("/x d 755 0:0 @99\n/x/c f C 644 0:0");
@@ -293,7 +291,9 @@ fn observed_24_links_at_the_destination() {
 #[test]
 fn observed_25_kinds_do_not_replace_each_other_except_with_link() {
     let file = |t: &mut Memory| _ = t.file("s/a", "file", 0o644);
-    case(&["s"], "/t", file).onto(|t| _ = t.dir("t/a", 0o755, 0, 0)).fails("cannot replace to directory /t/a with file");
+    case(&["s"], "/t", file)
+        .onto(|t| _ = t.dir("t/a", 0o755, 0, 0))
+        .fails("cannot replace to directory /t/a with file");
     case(&["d"], "/t", sample).onto(|t| _ = t.file("t", "", 0o644)).fails("cannot copy to non-directory: /t");
     case(&["d"], "/t", sample).onto(|t| _ = t.file("t/sub", "", 0o644)).fails("cannot copy to non-directory: /t/sub");
     case(&["d"], "/t/", sample).onto(|t| _ = t.file("t", "", 0o644)).fails("mkdir /t: not a directory");
@@ -360,9 +360,8 @@ fn observed_28_exclude_is_relative_to_each_source() {
     };
     excluding("d", &["*.md", "sub"]).gives("/e d 755 0:0 @99\n/e/a f a 644 0:0");
     excluding("d", &["**/*.md"]).gives("/e d 755 0:0 @99\n/e/a f a 644 0:0\n/e/sub d 755 0:0\n/e/sub/o f o 644 0:0");
-    excluding("d", &["sub/**", "!sub/keep.md"]).gives(
-        "/e d 755 0:0 @99\n/e/a f a 644 0:0\n/e/r.md f r 644 0:0\n/e/sub d 755 0:0\n/e/sub/keep.md f k 644 0:0",
-    );
+    excluding("d", &["sub/**", "!sub/keep.md"])
+        .gives("/e d 755 0:0 @99\n/e/a f a 644 0:0\n/e/r.md f r 644 0:0\n/e/sub d 755 0:0\n/e/sub/keep.md f k 644 0:0");
     excluding("f*", &["f1"]).gives("/e d 755 0:0 @99\n/e/f1 f 1 644 0:0\n/e/f2 f 2 644 0:0");
     excluding("d", &["!"]).fails("invalid pattern: illegal exclusion pattern: \"!\"");
 }
@@ -374,9 +373,9 @@ fn observed_29_parents_keep_owner_and_mode() {
         t.file("a/b/c", "c", 0o644).file("a/b/c.md", "m", 0o644).symlink("ln", "x");
     };
     let parents = |source: &str, to: &str| case(&[source], to, tree).op(|op| op.parents = true);
-    parents("/x/y/z", "/out/").gives("/out d 755 0:0 @99\n/out/x d 755 5:6\n/out/x/y d 700 5:6\n/out/x/y/z f 1 644 0:0");
-    parents("/x/./y", "/o/")
-        .gives("/o d 755 0:0 @99\n/o/y d 700 5:6\n/o/y/q.md f q 644 0:0\n/o/y/z f 1 644 0:0");
+    parents("/x/y/z", "/out/")
+        .gives("/out d 755 0:0 @99\n/out/x d 755 5:6\n/out/x/y d 700 5:6\n/out/x/y/z f 1 644 0:0");
+    parents("/x/./y", "/o/").gives("/o d 755 0:0 @99\n/o/y d 700 5:6\n/o/y/q.md f q 644 0:0\n/o/y/z f 1 644 0:0");
     parents("./x/y/z", "/o").gives("/o d 755 0:0 @99\n/o/x d 755 5:6\n/o/x/y d 700 5:6\n/o/x/y/z f 1 644 0:0");
     parents("**/*.md", "/o/").gives(
         "/o d 755 0:0 @99\n/o/a d 755 0:0\n/o/a/b d 755 0:0\n/o/a/b/c.md f m 644 0:0\n/o/x d 755 5:6

@@ -45,7 +45,12 @@ mod tests {
     #[test]
     fn links_to_user_files_are_followed() {
         let mut root = Forest::default();
-        root.symlink("etc", "usr/etc").file("usr/etc/passwd", "bob:x:5:6::/b:\n", 0o644).dir("usr/etc/group", 0o755, 0, 0);
+        root.symlink("etc", "usr/etc").file("usr/etc/passwd", "bob:x:5:6::/b:\n", 0o644).dir(
+            "usr/etc/group",
+            0o755,
+            0,
+            0,
+        );
         let user = process_user(&root, "bob").expect("found");
         assert_eq!((user.uid, user.gid, user.groups, user.home.as_str()), (5, 6, vec![6], "/b"));
         assert!(process_user(&root, "eve").is_err());

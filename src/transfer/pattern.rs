@@ -167,7 +167,9 @@ impl Pattern {
         match &self.shape {
             Shape::Exact => path == self.text,
             Shape::Prefix => path.starts_with(&self.text[..self.text.len() - 2]),
-            Shape::Suffix(suffix) => path.ends_with(suffix) || suffix.strip_prefix(b"/").is_some_and(|rest| rest == path),
+            Shape::Suffix(suffix) => {
+                path.ends_with(suffix) || suffix.strip_prefix(b"/").is_some_and(|rest| rest == path)
+            }
             Shape::Tokens(tokens) => {
                 if let Some(Token::Literal(start)) = tokens.first()
                     && !path.starts_with(start)

@@ -213,9 +213,8 @@ impl Finder<'_> {
     /// All below `dir` that the pattern's parts lead to. Links on the way are not followed.
     fn expand(&self, dir: &LayerPath, parts: &[&[u8]], found: &mut Vec<Node>) -> Result<(), TransferError> {
         let Some((part, rest)) = parts.split_first() else { return Ok(()) };
-        let want = |name: &[u8], is_dir: bool| {
-            (rest.is_empty() || is_dir) && glob::matches(part, name).unwrap_or(false)
-        };
+        let want =
+            |name: &[u8], is_dir: bool| (rest.is_empty() || is_dir) && glob::matches(part, name).unwrap_or(false);
         for node in self.tree.children(dir, &want)? {
             if rest.is_empty() {
                 found.push(node);

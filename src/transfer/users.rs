@@ -202,7 +202,8 @@ mod tests {
 
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# x\n\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\n\
         bob:x:1500:1600::/hb:/bin/sh\nnohome:x:7:8\n";
-    const GROUP: &[u8] = b"root:x:0:\nwheel:x:10:root\ndisk:x:6:root\nbobg:x:1600:\nextra:x:1700:bob\nmore:x:1800:x,bob\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nwheel:x:10:root\ndisk:x:6:root\nbobg:x:1600:\nextra:x:1700:bob\nmore:x:1800:x,bob\n";
 
     fn check(text: &str, expected: &str) {
         let found = process_user(Some(PASSWD), Some(GROUP), text);

@@ -368,6 +368,28 @@ fn root() -> bool {
     root
 }
 
+#[test]
+fn other_tars_list_what_we_write() {
+    let f = fixture();
+    let long = format!("d {}/{}", "p".repeat(150), "q".repeat(120));
+    let lines = ["d a", "f a/b", "h a/c a/b", "l a/d to", &*long, "p é", "w x"];
+    let mut sorted = lines.map(str::to_owned);
+    sorted.sort_by_key(|line| samples::entry(line).path);
+    let record = f.layer(&sorted.each_ref().map(String::as_str));
+    let path = f.dir.path().join("layer.tar");
+    fs_err::write(&path, f.tar(&record.id)).expect("written");
+    let python = "import sys, tarfile\nfor m in tarfile.open(sys.argv[1]): print(m.name + ('/' if m.isdir() else ''))";
+    let expected =
+        format!("a/\na/b\na/c\na/d\n{}/\n.wh.x\né\n", String::from_utf8_lossy(samples::entry(&long).path.as_bytes()));
+    for command in [&["tar", "--quoting-style=literal", "-tf"][..], &["python3", "-c", python]] {
+        let Ok(out) = Command::new(command[0]).args(&command[1..]).arg(&path).env("PYTHONUTF8", "1").output() else {
+            continue;
+        };
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(String::from_utf8_lossy(&out.stdout), expected, "{command:?}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 

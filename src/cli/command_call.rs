@@ -41,7 +41,8 @@ pub fn check(source: &Arc<Source>, lints: &[Lint], faults: &[Diagnostic], as_jso
         out += &check_report(lints.iter().map(warning).collect());
     }
     for fault in faults {
-        out += &format!("\n{}{}", fault.render(), error_line(&fault.message()));
+        let gap = if out.is_empty() { "" } else { "\n" };
+        out += &format!("{gap}{}\n{}", fault.render().trim_end(), error_line(&fault.message()));
     }
     out
 }

@@ -8,6 +8,7 @@
 //! Knows layers only by their ids; `pull` makes them come. Nothing here talks to a network or prints.
 
 mod fetch;
+pub mod load;
 pub mod pull;
 pub mod record;
 
@@ -90,6 +91,11 @@ impl Catalog {
             self.store.touch(Kind::Image, &name)?;
         }
         Ok(image)
+    }
+
+    /// An image by its full ID, not marked as used: for lists.
+    pub fn peek(&self, id: &ImageId) -> Result<Option<Image>, CatalogError> {
+        self.read(Kind::Image, &id.to_string())
     }
 
     /// Gives a name (with a tag or a digest) to something, taking it from whatever had it.

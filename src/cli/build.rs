@@ -11,14 +11,13 @@ use std::time::UNIX_EPOCH;
 use super::args_build::BuildArgs;
 use super::contexts::Inputs;
 use super::env::Env;
-use super::request::{
-    Allow, BuildRequest, Call, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options,
-};
+use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
 use super::world::{Opened, enter, now};
 use super::{Done, Failure, outputs, questions};
 use crate::catalog::pull::Policy;
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::Lint;
+use crate::engine::slots::Limit;
 use crate::engine::{Options, StepError};
 use crate::event::{Place, Progress, Warning};
 use crate::fetch::Fetcher;
@@ -120,7 +119,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
     };
     let Allow { network_host, security_insecure } = request.allow;
     let options = Options {
-        jobs: request.jobs.map_or_else(default_jobs, std::num::NonZeroUsize::get),
+        jobs: request.jobs.map_or_else(default_jobs, |count| Limit::Fixed(count.get())),
         project: project(request),
         flattened: opened.session.ownership == crate::exec::Ownership::Flattened,
         now: time,
@@ -142,16 +141,40 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         let (stdout, code) = questions::call(call, &world, &spec, &inputs)?;
         return Ok(Answer::Text { stdout, code });
     }
-    let built = pipeline::build(&world, &spec);
+    let built = pipeline::build(&world, &spec, &request.platforms);
     inputs.save();
     let built = built?;
     let digest = outputs::write(request, &world, opened, &built)?;
     Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest })
 }
 
-/// RUNs at a time: as many as cores always run.
-fn default_jobs() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+/// RUNs at a time: as many as there are cores, and more while there is memory.
+fn default_jobs() -> Limit {
+    let always = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    Limit::WhileMemoryLasts { always, room: memory_lasts }
+}
+
+/// Whether one more RUN can be let in: a tenth of the memory is free, and processes hardly ever wait for memory (PSI).
+/// A machine that does not say is taken to have enough.
+fn memory_lasts() -> bool {
+    let text = |path: &str| fs_err::read_to_string(path).unwrap_or_default();
+    memory_lasts_by(&text("/proc/meminfo"), &text("/proc/pressure/memory"))
+}
+
+fn memory_lasts_by(meminfo: &str, pressure: &str) -> bool {
+    /// Per cent of the last ten seconds in which some process waited for memory.
+    const MOST_PRESSURE: f64 = 10.0;
+    let kib = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    let some =
+        pressure.lines().find_map(|line| line.strip_prefix("some avg10=")?.split(' ').next()?.parse::<f64>().ok());
+    let enough = match (kib("MemTotal"), kib("MemAvailable")) {
+        (Some(total), Some(available)) => available >= total / 10,
+        (None, _) | (_, None) => true,
+    };
+    enough && some.is_none_or(|some| some < MOST_PRESSURE)
 }
 
 /// What the build is called among earlier ones: its Dockerfile and context.
@@ -170,7 +193,7 @@ fn project(request: &BuildRequest) -> String {
     format!("{context}\n{file}")
 }
 
-fn policy(pull: PullPolicy) -> Policy {
+pub(super) fn policy(pull: PullPolicy) -> Policy {
     match pull {
         PullPolicy::Missing => Policy::Missing,
         PullPolicy::Always => Policy::Always,
@@ -180,7 +203,7 @@ fn policy(pull: PullPolicy) -> Policy {
 }
 
 /// The error as the last lines of the build: our own view with caret and help, then BuildKit's line.
-fn explained(error: &BuildError, before: String) -> Failure {
+pub(super) fn explained(error: &BuildError, before: String) -> Failure {
     let help = |help: &Option<String>| help.as_ref().map_or(String::new(), |text| format!("help: {text}\n"));
     let (above, last) = match error {
         BuildError::Cancelled(_) => (String::new(), error.to_string()),
@@ -252,6 +275,16 @@ fn terminal_size() -> Option<Size> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_lasts_while_a_tenth_is_free_and_nobody_waits() {
+        let meminfo =
+            |available: u64| format!("MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:   {available} kB\n");
+        assert!(memory_lasts_by(&meminfo(100), "some avg10=9.99 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00\n"));
+        assert!(!memory_lasts_by(&meminfo(99), ""));
+        assert!(!memory_lasts_by(&meminfo(900), "some avg10=10.00 avg60=0.00\n"));
+        assert!(memory_lasts_by("", ""));
+    }
 
     #[test]
     fn rules_have_an_address_in_kebab_case() {

@@ -6,10 +6,8 @@ use std::path::Path;
 use super::Failure;
 use super::request::{BuildRequest, OutputSpec};
 use super::world::Opened;
-use crate::catalog::Image;
 use crate::export::output::Kind;
 use crate::export::{Exported, Exporter, Subject, Surroundings};
-use crate::oci::platform::Platform;
 use crate::pipeline::{Built, World};
 
 /// Makes all outputs of a build; the image ID as text.
@@ -31,8 +29,7 @@ pub(super) fn write(
                 return Err(Failure::text(format!("failed to build: {text}")));
             }
         };
-        let subject =
-            Subject { images: vec![(platform(&built.image)?, built.image.clone())], names: output.names.clone() };
+        let subject = Subject { images: built.images.clone(), names: output.names.clone(), epoch: built.epoch };
         let mut stdout = std::io::stdout();
         let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut stdout };
         let exported = exporter.export(&subject, output, &mut around).map_err(|e| {
@@ -47,21 +44,23 @@ pub(super) fn write(
             all = Some(exported);
         }
     }
-    let id = built.image.id().to_string();
+    let exported = all.unwrap_or_default();
+    // Several images have no ID but that of their index.
+    let id = match (built.images.as_slice(), &exported.descriptor) {
+        ([_, _, ..], Some(index)) => index.digest.to_string(),
+        ([(_, image), ..], _) => image.id().to_string(),
+        ([], _) => String::new(),
+    };
     if let Some(path) = &request.iidfile {
         replace(path, id.as_bytes())?;
     }
     if let Some(path) = &request.metadata_file {
-        let metadata = all.unwrap_or_default().metadata();
+        let metadata = exported.metadata();
         let mut text = serde_json::to_vec_pretty(&metadata).map_err(|e| Failure::of(&e))?;
         text.push(b'\n');
         replace(path, &text)?;
     }
     Ok(id)
-}
-
-fn platform(image: &Image) -> Result<Platform, Failure> {
-    image.platform().map_err(|e| Failure::of(&e))
 }
 
 /// Writes a file whole or not at all.

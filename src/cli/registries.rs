@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use super::Failure;
 use super::env::Env;
+use crate::cancel::Cancel;
 use crate::event::Progress;
-use crate::exec::Session;
+use crate::exec::{HostCommand, Session};
 use crate::registry::credentials::{Credentials, Helper};
 use crate::registry::{HostOptions, Options, Proxies};
 
@@ -46,7 +47,14 @@ fn credentials(env: &Env, session: &Session) -> Result<Credentials, Failure> {
             }
         }
     };
-    let helper: Helper = Arc::new(move |program: &str, input: &str| Err(format!("{program} {input}")));
+    let host = session.host().clone();
+    let helper: Helper = Arc::new(move |program: &str, input: &str| {
+        let argv = vec![format!("docker-credential-{program}").into(), "get".into()];
+        let command = HostCommand { argv, stdin: input.as_bytes().to_vec(), ..HostCommand::default() };
+        let output = host.run(&command, &Cancel::new()).map_err(|e| e.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.code == 0 { Ok(text) } else { Err(text) }
+    });
     Credentials::from_config(&json, Some(helper)).map_err(|e| Failure::of(&e))
 }
 

@@ -66,13 +66,11 @@ impl Opened {
             .enable_all()
             .build()
             .map_err(|e| Failure::of(&e))?;
-        let overlay = match session.overlay_xattrs {
-            crate::snapshot::OverlayXattrs::Trusted => layers::OverlayXattrs::Trusted,
-            crate::snapshot::OverlayXattrs::User => layers::OverlayXattrs::User,
-        };
         let cancel = Cancel::new();
-        let layers = Layers::new(store.clone(), TreeOptions { overlay, ownership }, cancel.clone());
+        let layers =
+            Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
+        tidy_up(&store);
         Ok(Self { session, store, layers, runtime, cancel })
     }
 
@@ -104,6 +102,16 @@ fn references(kind: rbuild_cache::Kind, name: &str, bytes: &[u8]) -> Vec<ObjectR
         .or_else(|| layers::references(kind, name, bytes))
         .or_else(|| engine::references(kind, name, bytes))
         .unwrap_or_default()
+}
+
+/// Beside the command: removes what killed processes left, and makes what earlier builds wrote survive a power failure. Neither
+/// is waited for, and neither matters to this command, so failures are left to the next one.
+fn tidy_up(store: &Store) {
+    let store = store.clone();
+    std::thread::spawn(move || {
+        let _ = store.sweep();
+        let _ = store.sync();
+    });
 }
 
 /// The first SIGINT or SIGTERM cancels what is going on, the second one ends the process now.

@@ -128,7 +128,7 @@ impl Tree for Context {
         let Some(stat) = dir.stat(path.name()).map_err(TreeError::at(path))? else { return Ok(None) };
         match verdict {
             Verdict::Keep => {}
-            Verdict::Descend if stat.kind == FileKind::Directory && self.has_kept(&dir, path, &state)? => {}
+            Verdict::Descend if stat.kind == FileKind::Directory && self.has_kept(path, &state)? => {}
             Verdict::Descend | Verdict::Drop => return Ok(None),
         }
         self.node(&dir, path.clone(), &stat)
@@ -147,7 +147,7 @@ impl Tree for Context {
 
     fn walk(&self, top: &LayerPath, filter: &Filter) -> Result<Vec<Walked>, TreeError> {
         match self.dir(top)? {
-            Some((dir, state)) => self.scan(&dir, top, &state, filter),
+            Some((dir, state)) => self.scan(dir, top, &state, filter),
             None => Ok(Vec::new()),
         }
     }

@@ -1,7 +1,8 @@
 //! Walking and hashing a local context on all cores.
 //!
-//! Directories are opened relative to their parents and listed with sorted names, so the result comes out in order without a
-//! sort over paths; files whose hash is known cost one `stat`.
+//! Names are listed sorted, directory by directory, so the result comes out in order without a sort over paths; files whose
+//! hash is known cost one `stat` relative to their directory. A directory is closed before its subdirectories are entered:
+//! threads that help each other out stack up walks, and descriptors are few.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -40,6 +41,8 @@ struct Job {
 enum Found {
     Nothing,
     One(Walked),
+    /// A directory still to be entered, with what the filters say of it.
+    Dir(Walked, (Verdict, State), (Verdict, State)),
     Many(Vec<Walked>),
 }
 
@@ -54,7 +57,7 @@ impl Context {
     /// All below `top` that both the ignore file and `filter` keep.
     pub(super) fn scan(
         &self,
-        dir: &Dir,
+        dir: Dir,
         top: &LayerPath,
         state: &State,
         filter: &Filter,
@@ -79,7 +82,7 @@ impl Context {
             if verdict == Verdict::Drop || (verdict == Verdict::Descend && !is_dir) || !want(&name.bytes, is_dir) {
                 return Ok(None);
             }
-            if verdict == Verdict::Descend && !self.has_kept(dir, &child, &below)? {
+            if verdict == Verdict::Descend && !self.has_kept(&child, &below)? {
                 return Ok(None);
             }
             match dir.stat(&name.bytes).map_err(TreeError::at(&child))? {
@@ -91,15 +94,15 @@ impl Context {
         Ok(found?.into_iter().flatten().collect())
     }
 
-    /// Whether the ignore file keeps anything below the directory `path` in `parent`.
-    pub(super) fn has_kept(&self, parent: &Dir, path: &LayerPath, state: &State) -> Result<bool, TreeError> {
-        let dir = parent.dir(path.name()).map_err(TreeError::at(path))?;
-        for name in dir.names().map_err(TreeError::at(path))? {
+    /// Whether the ignore file keeps anything below the directory `path`.
+    pub(super) fn has_kept(&self, path: &LayerPath, state: &State) -> Result<bool, TreeError> {
+        let names = self.root.dir(path).and_then(|dir| dir.names()).map_err(TreeError::at(path))?;
+        for name in names {
             let child = path.join(&name.bytes);
             let (verdict, below) = self.ignored().judge(child.as_bytes(), state);
             let kept = match verdict {
                 Verdict::Keep => true,
-                Verdict::Descend => name.kind == FileKind::Directory && self.has_kept(&dir, &child, &below)?,
+                Verdict::Descend => name.kind == FileKind::Directory && self.has_kept(&child, &below)?,
                 Verdict::Drop => false,
             };
             if kept {
@@ -136,21 +139,30 @@ impl Context {
 }
 
 impl Walk<'_> {
-    fn dir(&self, dir: &Dir, path: &LayerPath, seen: &State, kept: &State) -> Result<Vec<Walked>, TreeError> {
+    fn dir(&self, dir: Dir, path: &LayerPath, seen: &State, kept: &State) -> Result<Vec<Walked>, TreeError> {
         let names = dir.names().map_err(TreeError::at(path))?;
         let jobs: Vec<Job> = names.into_iter().filter_map(|name| self.job(name, path, seen, kept)).collect();
-        let found: Vec<Found> =
-            jobs.into_par_iter().with_min_len(NAMES_PER_JOB).map(|job| self.one(dir, job)).collect::<Result<_, _>>()?;
+        let listed: Vec<Found> = jobs
+            .into_par_iter()
+            .with_min_len(NAMES_PER_JOB)
+            .map(|job| self.one(&dir, job))
+            .collect::<Result<_, _>>()?;
+        drop(dir);
+        let entered = listed.into_par_iter().with_min_len(1).map(|found| match found {
+            Found::Dir(walked, seen, kept) => self.enter(walked, &seen, &kept),
+            other @ (Found::Nothing | Found::One(_) | Found::Many(_)) => Ok(other),
+        });
+        let found: Vec<Found> = entered.collect::<Result<_, _>>()?;
         let count = found.iter().map(|f| match f {
             Found::Nothing => 0,
-            Found::One(_) => 1,
+            Found::One(_) | Found::Dir(..) => 1,
             Found::Many(many) => many.len(),
         });
         let mut out = Vec::with_capacity(count.sum());
         for found in found {
             match found {
                 Found::Nothing => {}
-                Found::One(one) => out.push(one),
+                Found::One(one) | Found::Dir(one, ..) => out.push(one),
                 Found::Many(many) => out.extend(many),
             }
         }
@@ -172,22 +184,22 @@ impl Walk<'_> {
     fn one(&self, dir: &Dir, job: Job) -> Result<Found, TreeError> {
         let Job { name, path, seen, kept } = job;
         let Some(stat) = dir.stat(&name.bytes).map_err(TreeError::at(&path))? else { return Ok(Found::Nothing) };
-        let is_dir = stat.kind == FileKind::Directory;
-        let Some(node) = self.context.node(dir, path.clone(), &stat)? else { return Ok(Found::Nothing) };
+        let Some(node) = self.context.node(dir, path, &stat)? else { return Ok(Found::Nothing) };
         let walked = Walked { node, implied: kept.0 != Verdict::Keep };
-        if !is_dir {
-            return Ok(Found::One(walked));
-        }
-        let open = match dir.dir(&name.bytes) {
+        Ok(if walked.node.is_dir() { Found::Dir(walked, seen, kept) } else { Found::One(walked) })
+    }
+
+    fn enter(&self, walked: Walked, seen: &(Verdict, State), kept: &(Verdict, State)) -> Result<Found, TreeError> {
+        let path = &walked.node.entry.path;
+        let open = match self.context.root.dir(path) {
             Ok(open) => open,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(e) => return Err(TreeError::at(&path)(e)),
+            Err(e) if crate::files::is_absence(&e) => return Ok(Found::Nothing),
+            Err(e) => return Err(TreeError::at(path)(e)),
         };
-        let below = self.dir(&open, &path, &seen.1, &kept.1)?;
+        let below = self.dir(open, path, &seen.1, &kept.1)?;
         if below.is_empty() {
             // It is there for its own sake, or for something the filter dropped but the ignore file keeps.
-            let there =
-                kept.0 == Verdict::Keep && (seen.0 == Verdict::Keep || self.context.has_kept(dir, &path, &seen.1)?);
+            let there = kept.0 == Verdict::Keep && (seen.0 == Verdict::Keep || self.context.has_kept(path, &seen.1)?);
             return Ok(if there { Found::One(walked) } else { Found::Nothing });
         }
         let mut many = Vec::with_capacity(below.len() + 1);

@@ -46,7 +46,7 @@ pub trait Bases: Send + Sync {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// RUNs at a time.
-    pub jobs: usize,
+    pub jobs: slots::Limit,
     /// What this build is called among earlier ones, so that `explain` compares like with like: Dockerfile and context.
     pub project: String,
     /// Owners all become one in this mode (single-uid); part of a RUN's key.

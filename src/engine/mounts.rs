@@ -32,7 +32,6 @@ pub(super) type MountInputs = BTreeMap<usize, Selected>;
 pub(super) struct Prepared {
     pub(super) list: Vec<exec::Mount>,
     pub(super) env: Vec<(String, String)>,
-    #[expect(dead_code, reason = "held until the step ends")]
     locks: Vec<LockGuard>,
 }
 
@@ -89,8 +88,7 @@ pub(super) fn prepare(job: &Job<'_>, op: &Run, inputs: MountInputs, scratch: &Pa
     let (mut first, mut last) = (Vec::new(), Vec::new());
     let mut caches = CacheDirs::of(job, op, &inputs)?;
     for (index, mount) in op.mounts.iter().enumerate() {
-        let mut push =
-            |list: &mut Vec<exec::Mount>, kind| list.push(exec::Mount { target: mount.target.clone(), kind });
+        let push = |list: &mut Vec<exec::Mount>, kind| list.push(exec::Mount { target: mount.target.clone(), kind });
         match &mount.kind {
             MountKind::Bind { from, source, writable } => {
                 let discard = scratch.join(format!("mount-{index}"));
@@ -206,13 +204,12 @@ impl CacheDirs {
         let mut held = Vec::new();
         for (hasher, index, sharing, id, owner) in wanted {
             let key = match sharing {
-                Sharing::Shared => hasher.finish(),
-                Sharing::Locked => {
+                Sharing::Shared | Sharing::Locked => {
                     let key = hasher.finish();
                     // One RUN may mount the same cache twice.
                     if !held.contains(&key) {
                         held.push(key);
-                        found.locks.push(lock(job, &key.0, &id)?);
+                        found.locks.push(lock(job, &key.0, &id, sharing)?);
                     }
                     key
                 }
@@ -244,11 +241,12 @@ impl CacheDirs {
     }
 }
 
-fn lock(job: &Job<'_>, key: &[u8], id: &str) -> Result<LockGuard, StepError> {
+/// Holds the cache: alone, or with others; either way nobody removes it meanwhile.
+fn lock(job: &Job<'_>, key: &[u8], id: &str, sharing: Sharing) -> Result<LockGuard, StepError> {
     let cancel = job.engine.cancel.clone();
     let mut told = false;
     let waiting = &mut |pid: Option<u32>| {
-        if !told {
+        if !told && pid != Some(std::process::id()) {
             told = true;
             let who = pid.map_or_else(|| "another step".to_owned(), |p| format!("process {p}"));
             job.vertex.log(
@@ -257,7 +255,11 @@ fn lock(job: &Job<'_>, key: &[u8], id: &str) -> Result<LockGuard, StepError> {
             );
         }
     };
-    let locked = job.engine.store.lock(LockKind::CacheMount, key, &|| cancel.is_cancelled(), waiting);
+    let stop = || cancel.is_cancelled();
+    let locked = match sharing {
+        Sharing::Shared => job.engine.store.lock_shared(LockKind::CacheMount, key, &stop, waiting),
+        Sharing::Private | Sharing::Locked => job.engine.store.lock(LockKind::CacheMount, key, &stop, waiting),
+    };
     locked.map_err(|error| {
         if job.engine.cancel.is_cancelled() {
             StepError::Cancelled(crate::cancel::Cancelled)

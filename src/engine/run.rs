@@ -90,7 +90,7 @@ impl Work for RunWork<'_> {
             stdio: Stdio::Captured,
         };
         let lowers = super::mounts::trees(engine, &ids, scratch.path())?;
-        let _slot = engine.slots.take(job.priority, engine.cancel)?;
+        let slot = engine.slots.take(job.priority, engine.cancel)?;
         let root =
             engine.snapshots.prepare(&lowers, scratch.path()).map_err(|e| StepError::world("prepare the root", &e))?;
         let vertex = job.vertex;
@@ -98,7 +98,7 @@ impl Work for RunWork<'_> {
             .executor
             .run(&root, &process, &mut |stream, data| vertex.log(stream, data), engine.cancel)
             .map_err(|e| exec_error(e, op))?;
-        drop(_slot);
+        drop(slot);
         if exit.code != 0 {
             let remark = if exit.out_of_memory { ": killed: out of memory" } else { "" };
             return Err(StepError::Exit { command: shown(op), code: exit.code, remark });
@@ -108,6 +108,8 @@ impl Work for RunWork<'_> {
             Root::Directory(dir) => engine.layers.diff_dirs(dir, &ids),
         }
         .map_err(|e| StepError::world("make a layer of what changed", &e))?;
+        // What a RUN writes is not known before: the ceiling is enforced after it.
+        drop(engine.store.reserve(0).map_err(|e| StepError::world("keep the store below its limit", &e))?);
         Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id })
     }
 }

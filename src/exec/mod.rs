@@ -4,6 +4,7 @@
 //! there are threads. The only module with `unsafe` code.
 
 mod forward;
+mod host;
 mod kernel;
 mod launcher;
 mod memory;
@@ -14,11 +15,13 @@ mod seccomp;
 mod session;
 mod step;
 mod stubs;
+mod userns;
 mod wire;
 
 use std::path::PathBuf;
 
 pub use crate::snapshot::Root;
+pub use host::{Host, HostCommand, HostOutput};
 pub use sandbox::Sandbox;
 pub use session::{EnterError, EnterOptions, Mode, Ownership, Session, enter};
 

@@ -59,7 +59,7 @@ fn watch(socket: &OwnedFd, main: impl FnOnce()) -> io::Result<Report> {
 /// Kills children until there is none; what they leave behind becomes our child.
 pub(crate) fn kill_children() {
     loop {
-        for child in children() {
+        for child in children(getpid()) {
             let _ended = kill_process(child, Signal::KILL);
         }
         match wait_any(WaitOptions::empty()) {
@@ -74,15 +74,25 @@ pub(crate) fn reap_ended() {
     while let Ok(Some(_)) = wait_any(WaitOptions::NOHANG) {}
 }
 
-fn children() -> Vec<Pid> {
-    let me = getpid().as_raw_nonzero().get();
+/// Kills a process and what it started. A program that is just starting another may win the race; it then finds its pipes
+/// closed.
+pub(crate) fn kill_tree(root: Pid) {
+    let below = children(root);
+    let _ended = kill_process(root, Signal::KILL);
+    for child in below {
+        kill_tree(child);
+    }
+}
+
+fn children(parent: Pid) -> Vec<Pid> {
+    let wanted = parent.as_raw_nonzero().get();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
         // The name in parentheses may hold anything; what follows the last one is "state ppid …".
         let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<i32>().ok());
-        if parent == Some(me) {
+        if parent == Some(wanted) {
             found.extend(Pid::from_raw(pid));
         }
     }

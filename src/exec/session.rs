@@ -1,12 +1,17 @@
 //! Entering: what rbuild forks and which namespaces it takes on before its first thread.
+//!
+//! A ladder, each rung tried and not inferred: root's own namespaces; a user namespace with many ids; one with a single
+//! id; none. What can be mounted is tried later, when the first root is needed, because most commands need none.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::host::Host;
 use super::probe::Found;
 use super::step::Ground;
+use super::userns::{self, Ids};
 use super::{ExecError, Executor, Sandbox};
 use crate::snapshot::{Copied, Overlay, OverlayXattrs, Snapshots};
 
@@ -22,9 +27,12 @@ pub struct EnterOptions {
 /// rbuild could not become what it must be.
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
-    /// The fork before all threads failed.
-    #[error("fork the sandbox launcher: {0}")]
-    Launcher(#[source] io::Error),
+    /// A fork before the first thread failed.
+    #[error("fork: {0}")]
+    Fork(#[source] io::Error),
+    /// The user namespace was made, but we could not become anybody in it.
+    #[error("user namespace: {0}")]
+    UserNamespace(#[source] io::Error),
 }
 
 /// Whether files in trees have the owners that the layers say.
@@ -36,25 +44,54 @@ pub enum Ownership {
     Flattened,
 }
 
-/// Who we are and what that lets us do, with a way up.
+/// By which right steps get their namespaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Privilege {
+    /// As root, with a capability for them.
+    Root,
+    /// As root of a user namespace.
+    UserNamespace(Ids),
+    /// They get none, and why.
+    Refused(String),
+    /// None was needed.
+    NotAsked,
+}
+
+/// Who we are and what that lets us do, with a way up; one line when printed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mode {
     privilege: Privilege,
-    found: Option<Found>,
-}
-
-/// By which right steps get their namespaces.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Privilege {
-    /// The machine's root.
-    Root,
+    found: Found,
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let trees = if self.found.overlay.is_none() { "overlay" } else { "copied trees" };
         match &self.privilege {
-            Privilege::Root => f.write_str("root"),
+            Privilege::Root => write!(f, "root, {trees}")?,
+            Privilege::UserNamespace(Ids::Many) => write!(f, "rootless, {trees}")?,
+            Privilege::UserNamespace(Ids::One(why)) => {
+                write!(f, "rootless with a single id, {trees}; owners are recorded but not seen by RUN: {why}")?;
+            }
+            Privilege::Refused(why) => {
+                return write!(
+                    f,
+                    "no namespaces, copied trees; RUN only with CAP_SYS_CHROOT: {why}; allow user namespaces \
+                     (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; in a container also seccomp)"
+                );
+            }
+            Privilege::NotAsked => return f.write_str("no sandbox"),
         }
+        if let Some(why) = &self.found.overlay {
+            write!(
+                f,
+                "; no overlay ({why}): the store wants a local file system such as ext4, xfs or btrfs and Linux 5.11 or later"
+            )?;
+        }
+        if let Some(why) = &self.found.proc {
+            write!(f, "; steps see the outer /proc ({why}): an unmasked /proc gives them their own")?;
+        }
+        Ok(())
     }
 }
 
@@ -70,43 +107,131 @@ pub struct Session {
     /// How trees are marked for overlay.
     pub overlay_xattrs: OverlayXattrs,
     sandbox: Option<Arc<Sandbox>>,
+    host: Arc<Host>,
     privilege: Privilege,
     found: OnceLock<Found>,
+    snapshots: OnceLock<Made>,
+}
+
+/// What makes roots, and the directory that it needs for as long.
+#[derive(Debug)]
+struct Made {
+    snapshots: Arc<dyn Snapshots>,
+    _skeleton: Option<tempfile::TempDir>,
 }
 
 /// Does what must be done while this process has one thread. Call it first in `main`.
 pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
-    let ground = Ground { user_namespace: false, one_id: false, namespaces: true };
-    let sandbox =
-        if options.need_sandbox { Some(Arc::new(Sandbox::start(ground).map_err(EnterError::Launcher)?)) } else { None };
+    let root = rustix::process::geteuid().is_root();
+    if !options.need_sandbox && (root || !options.need_userns) {
+        return Ok(session(None, Host::here(), Privilege::NotAsked));
+    }
+    if root {
+        let ground = Ground { namespaces: true, ..here() };
+        match Sandbox::start(ground) {
+            Ok(sandbox) => return Ok(session(Some(sandbox), Host::here(), Privilege::Root)),
+            // A container's root, without the capability.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            Err(error) => return Err(EnterError::Fork(error)),
+        }
+    }
+    let host = Host::start().map_err(EnterError::Fork)?;
+    let before = (rustix::process::geteuid(), rustix::process::getegid());
+    let ids = match userns::enter(&host) {
+        Ok(ids) => Ok(ids),
+        // Still where we were: nothing is lost but the namespace.
+        Err(error) if (rustix::process::geteuid(), rustix::process::getegid()) == before => {
+            Err(format!("unshare: {error}"))
+        }
+        Err(error) => return Err(EnterError::UserNamespace(error)),
+    };
+    if !options.need_sandbox {
+        let privilege = ids.map_or_else(Privilege::Refused, Privilege::UserNamespace);
+        return Ok(session(None, host, privilege));
+    }
+    let why = match ids {
+        Ok(ids) => match Sandbox::start(Ground { namespaces: true, ..here() }) {
+            Ok(sandbox) => return Ok(session(Some(sandbox), host, Privilege::UserNamespace(ids))),
+            // Made, but without any right in it: some security modules do that.
+            Err(error) => format!("make a PID namespace: {error}"),
+        },
+        Err(why) => why,
+    };
+    let sandbox = Sandbox::start(Ground { namespaces: false, ..here() }).map_err(EnterError::Fork)?;
+    Ok(session(Some(sandbox), host, Privilege::Refused(why)))
+}
+
+/// The ground as our own maps tell it.
+fn here() -> Ground {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ranges = userns::ranges(&map);
+    Ground {
+        user_namespace: ranges != [(0, 0, u32::MAX)],
+        one_id: matches!(ranges.as_slice(), [(_, _, 1)]),
+        namespaces: false,
+    }
+}
+
+/// A folder name for trees made with this map of ids: they are of no use under another.
+fn suffix(map: &str) -> String {
+    let ranges = userns::ranges(map);
+    if ranges == [(0, 0, u32::MAX)] {
+        return "host".to_owned();
+    }
+    ranges.iter().map(|(inside, outside, count)| format!("{inside}-{outside}-{count}")).collect::<Vec<_>>().join("_")
+}
+
+fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Session {
+    let ground = here();
+    let root = rustix::process::geteuid().is_root();
+    let sandbox = sandbox.map(Arc::new);
     let executor: Arc<dyn Executor> = match &sandbox {
         Some(sandbox) => Arc::<Sandbox>::clone(sandbox),
         None => Arc::new(NoSandbox),
     };
-    Ok(Session {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    // A plain user in the machine's own namespace can give files to nobody either.
+    let plain = !root && !ground.user_namespace;
+    Session {
         executor,
-        ownership: Ownership::Exact,
-        trees_suffix: "host".to_owned(),
-        overlay_xattrs: OverlayXattrs::Trusted,
+        ownership: if ground.one_id || plain { Ownership::Flattened } else { Ownership::Exact },
+        trees_suffix: if plain { format!("user-{}", rustix::process::geteuid().as_raw()) } else { suffix(&map) },
+        overlay_xattrs: if ground.user_namespace || plain { OverlayXattrs::User } else { OverlayXattrs::Trusted },
         sandbox,
-        privilege: Privilege::Root,
+        host: Arc::new(host),
+        privilege,
         found: OnceLock::new(),
-    })
+        snapshots: OnceLock::new(),
+    }
 }
 
 impl Session {
+    /// Starts programs of the host, as the user that started rbuild.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
     /// How steps get their roots; `scratch` is an existing directory on the store's file system, where it is tried once.
     pub fn snapshots(&self, scratch: &Path) -> Arc<dyn Snapshots> {
-        if self.found(scratch).overlay.is_none() {
-            Arc::new(Overlay { xattrs: self.overlay_xattrs })
-        } else {
-            Arc::new(Copied { xattrs: self.overlay_xattrs })
-        }
+        let made = self.snapshots.get_or_init(|| {
+            let copied = || Made { snapshots: Arc::new(Copied { xattrs: self.overlay_xattrs }), _skeleton: None };
+            if self.found(scratch).overlay.is_some() {
+                return copied();
+            }
+            let overlay = || -> io::Result<Made> {
+                let skeleton = tempfile::Builder::new().prefix("skeleton-").tempdir_in(scratch)?;
+                let snapshots = Arc::new(Overlay::new(self.overlay_xattrs, skeleton.path().to_owned())?);
+                Ok(Made { snapshots, _skeleton: Some(skeleton) })
+            };
+            // Whatever is wrong with the directory will be said when the first root is made in it.
+            overlay().unwrap_or_else(|_| copied())
+        });
+        Arc::clone(&made.snapshots)
     }
 
     /// The mode, in words; tries as [`Session::snapshots`] does.
     pub fn mode(&self, scratch: &Path) -> Mode {
-        Mode { privilege: self.privilege.clone(), found: self.sandbox.as_ref().map(|_| self.found(scratch).clone()) }
+        Mode { privilege: self.privilege.clone(), found: self.found(scratch).clone() }
     }
 
     fn found(&self, scratch: &Path) -> &Found {
@@ -139,5 +264,36 @@ impl Executor for NoSandbox {
         _cancel: &crate::cancel::Cancel,
     ) -> Result<super::Exit, ExecError> {
         Err(ExecError::Launcher(io::Error::other("this command was not to run any step")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(privilege: Privilege, overlay: Option<&str>) -> String {
+        Mode { privilege, found: Found { overlay: overlay.map(str::to_owned), proc: None } }.to_string()
+    }
+
+    #[test]
+    fn the_mode_is_one_line_and_says_what_would_help() {
+        assert_eq!(mode(Privilege::Root, None), "root, overlay");
+        assert_eq!(mode(Privilege::UserNamespace(Ids::Many), None), "rootless, overlay");
+        let one = mode(
+            Privilege::UserNamespace(Ids::One("newuidmap is not installed (package uidmap or shadow-utils)".into())),
+            None,
+        );
+        assert_eq!(
+            one,
+            "rootless with a single id, overlay; owners are recorded but not seen by RUN: \
+             newuidmap is not installed (package uidmap or shadow-utils)"
+        );
+        assert!(mode(Privilege::Root, Some("EINVAL")).starts_with("root, copied trees; no overlay (EINVAL): "));
+    }
+
+    #[test]
+    fn trees_of_different_maps_have_different_folders() {
+        assert_eq!(suffix("         0          0 4294967295\n"), "host");
+        assert_eq!(suffix("0 1000 1\n1 100000 65536\n"), "0-1000-1_1-100000-65536");
     }
 }

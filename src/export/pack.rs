@@ -15,8 +15,8 @@ use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Descriptor, Document, Family, Manifest, Packing};
 use crate::oci::platform::Platform;
 
-/// The level at which gzip is fast and nearly as small as at the usual 6 (design.md 4.5).
-const GZIP_LEVEL: u32 = 3;
+/// Fast, and nearly as small as at the usual 6.
+const GZIP_LEVEL: u32 = crate::layers::gzip::DEFAULT_LEVEL;
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -133,6 +133,29 @@ impl Exporter {
             None => self.layers.compressed(&layer.layer, framing, self.threads)?,
         };
         Ok((Descriptor::new(family.layer(wanted), packed.digest, packed.size), Some(framing)))
+    }
+}
+
+impl Exporter {
+    /// The image with no file of a layer made here later than `epoch`. Layers of others stay as they are.
+    pub(super) fn rewrite(&self, image: &Image, epoch: i64) -> Result<Image, ExportError> {
+        let mut rewritten = image.clone();
+        for layer in rewritten.layers.iter_mut().filter(|layer| layer.descriptor.is_none()) {
+            let record = self.layers.clamp(&layer.layer, epoch)?;
+            (layer.layer, layer.diff_id) = (record.id, record.diff_id);
+        }
+        if rewritten == *image {
+            return Ok(rewritten);
+        }
+        let id = image.id();
+        let fault = |source| ExportError::Config { id, source };
+        // As a value, so that nothing else in the config changes its place or form.
+        let mut config: serde_json::Value = manifest::read("image config", image.config.as_bytes()).map_err(fault)?;
+        let diff_ids: Vec<_> = rewritten.layers.iter().map(|layer| layer.diff_id).collect();
+        config["rootfs"]["diff_ids"] = serde_json::json!(diff_ids);
+        rewritten.config = config.to_string();
+        rewritten.manifest = None;
+        Ok(rewritten)
     }
 }
 

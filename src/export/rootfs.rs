@@ -3,7 +3,7 @@
 //! Files in a directory belong to whoever runs rbuild; everything else about them stays. They are made one component at a
 //! time below an open directory and never through a symbolic link, neither the image's nor one that was there before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::archive::{Sent, copy, write_file};
 use super::output::Dest;
 use super::{ExportError, Exporter, Subject};
+use crate::cancel::Cancel;
 use crate::catalog::Image;
 use crate::event::{Stream, Vertex};
 use crate::layers::View;
@@ -22,9 +23,6 @@ use crate::layers::view::Found;
 use crate::oci::platform::Platform;
 use crate::tar::TarWriter;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
-
-/// The first path of each file content with its metadata: later ones are hard links to it.
-type Firsts = BTreeMap<(LayerId, LayerPath), LayerPath>;
 
 impl Exporter {
     /// Writes the files of the images below `dest`, which is made if missing.
@@ -37,14 +35,17 @@ impl Exporter {
     ) -> Result<(), ExportError> {
         let mut sent = Sent { vertex, bytes: 0, reported: 0, id: "copying files" };
         sent.begin();
+        let mut written = Written::default();
         for (directory, image) in places(subject, split) {
             let view = self.view(image, vertex)?;
-            let dest = dest.join(directory.as_path());
-            let fault = |source: io::Error| super::archive::file_error("make", &dest, source);
-            fs_err::create_dir_all(&dest).map_err(fault)?;
+            let dest = if directory.is_root() { dest.to_owned() } else { dest.join(directory.as_path()) };
+            fs_err::create_dir_all(&dest)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let root = rustix::fs::open(&dest, flags, Mode::empty()).map_err(|error| fault(error.into()))?;
-            let mut files = Files { view: &view, dest: &dest, root: &root, firsts: Firsts::new(), sent: &mut sent };
+            let root = rustix::fs::open(&dest, flags, Mode::empty());
+            let root = root.map_err(|error| super::archive::file_error("open", &dest, error.into()))?;
+            written.next(!directory.is_root());
+            let (written, epoch) = (&mut written, subject.epoch);
+            let mut files = Files { view: &view, dest: &dest, root: &root, written, epoch, sent: &mut sent };
             files.fill(root.as_fd(), &LayerPath::root(), &|| self.cancel.check().map_err(Into::into))?;
         }
         sent.end();
@@ -82,46 +83,64 @@ impl Exporter {
         let mut sent = Sent { vertex, bytes: 0, reported: 0, id: "sending tarball" };
         sent.begin();
         let mut tar = TarWriter::new(out);
+        let mut written = Written::default();
         for (directory, image) in places(subject, split) {
             let view = self.view(image, vertex)?;
             if !directory.is_root() {
                 let (kind, meta) = (Kind::Directory { opaque: false }, Meta { mode: 0o755, ..Meta::default() });
                 tar.entry(&Entry { path: directory.clone(), kind, meta }, None)?;
             }
-            let mut firsts = Firsts::new();
-            self.append_below(&mut tar, &view, &LayerPath::root(), &directory, &mut firsts, &mut sent)?;
+            written.next(!directory.is_root());
+            let mut files = TarFiles { view: &view, prefix: &directory, epoch: subject.epoch, cancel: &self.cancel };
+            files.append_below(&mut tar, &LayerPath::root(), &mut written, &mut sent)?;
         }
         tar.finish().map_err(ExportError::Stream)?;
         sent.end();
         Ok(())
     }
 
+    /// The merged layers of an image, fetched if need be.
+    fn view(&self, image: &Image, vertex: &Vertex) -> Result<View, ExportError> {
+        let stack = self.runtime.block_on(self.puller.ensure_layers(image, vertex, &self.cancel))?;
+        Ok(View::new(&self.layers, &stack)?)
+    }
+}
+
+/// What one image adds to a tar of files.
+struct TarFiles<'a> {
+    view: &'a View,
+    prefix: &'a LayerPath,
+    epoch: Option<i64>,
+    cancel: &'a Cancel,
+}
+
+impl TarFiles<'_> {
     fn append_below<W: Write>(
-        &self,
+        &mut self,
         tar: &mut TarWriter<W>,
-        view: &View,
         directory: &LayerPath,
-        prefix: &LayerPath,
-        firsts: &mut Firsts,
+        written: &mut Written,
         sent: &mut Sent<'_>,
     ) -> Result<(), ExportError> {
-        for (_, found) in view.children(directory) {
+        for (_, found) in self.view.children(directory) {
             self.cancel.check()?;
             let below = found.entry.path.clone();
-            let entry = Entry { path: prefix.append(&below), ..found.entry.clone() };
-            match (&found.entry.kind, first(firsts, &found)) {
+            let mut entry = Entry { path: self.prefix.append(&below), ..found.entry.clone() };
+            entry.meta.mtime = self.epoch.unwrap_or(entry.meta.mtime);
+            match (&found.entry.kind, written.first(&found)?) {
                 (_, Some(first)) => {
-                    let link = Entry { kind: Kind::Hardlink(prefix.append(&first)), ..entry.clone() };
-                    tar.entry(&link, Some(&Entry { path: prefix.append(&first), ..entry }))?;
+                    let first = self.prefix.append(&first);
+                    let link = Entry { kind: Kind::Hardlink(first.clone()), ..entry.clone() };
+                    tar.entry(&link, Some(&Entry { path: first, ..entry }))?;
                 }
                 (Kind::File { .. }, None) => {
                     tar.entry(&entry, None)?;
-                    copy(tar, &mut view.open(&found)?, sent)?;
+                    copy(tar, &mut self.view.open(&found)?, sent)?;
                 }
                 // A merged directory hides nothing.
                 (Kind::Directory { .. }, None) => {
                     tar.entry(&Entry { kind: Kind::Directory { opaque: false }, ..entry }, None)?;
-                    self.append_below(tar, view, &below, prefix, firsts, sent)?;
+                    self.append_below(tar, &below, written, sent)?;
                 }
                 (
                     Kind::Symlink(_)
@@ -136,35 +155,50 @@ impl Exporter {
         }
         Ok(())
     }
-
-    /// The merged layers of an image, fetched if need be.
-    fn view(&self, image: &Image, vertex: &Vertex) -> Result<View, ExportError> {
-        let stack = self.runtime.block_on(self.puller.ensure_layers(image, vertex, &self.cancel))?;
-        Ok(View::new(&self.layers, &stack)?)
-    }
 }
 
 /// Where each image's files go: the top, or a directory like `linux_arm64`.
 fn places(subject: &Subject, split: Option<bool>) -> Vec<(LayerPath, &Image)> {
     let split = split.unwrap_or(subject.images.len() > 1);
-    let directory = |platform: &Platform| match split {
-        true => LayerPath::clean(platform.short().replace('/', "_")),
-        false => LayerPath::root(),
+    let directory = |platform: &Platform| {
+        if split { LayerPath::clean(platform.short().replace('/', "_")) } else { LayerPath::root() }
     };
     subject.images.iter().map(|(platform, image)| (directory(platform), image)).collect()
 }
 
-/// The path already written for the same file, if there is one; else this path is noted as the first.
-fn first(firsts: &mut Firsts, found: &Found) -> Option<LayerPath> {
-    if found.entry.is_dir() {
-        return None;
+/// What was written so far.
+#[derive(Default)]
+struct Written {
+    /// The first path of each file of the current image: later ones are hard links to it.
+    firsts: BTreeMap<(LayerId, LayerPath), LayerPath>,
+    /// What other images have put into the same place.
+    others: BTreeSet<LayerPath>,
+}
+
+impl Written {
+    /// The path already written for the same file, if there is one; else this path is noted as the first.
+    fn first(&mut self, found: &Found) -> Result<Option<LayerPath>, ExportError> {
+        if found.entry.is_dir() {
+            return Ok(None);
+        }
+        let path = &found.entry.path;
+        if self.others.contains(path) {
+            let text = format!("{path} comes from several platforms; platform-split=true keeps them apart");
+            return Err(ExportError::Unsupported(text));
+        }
+        let key = (found.layer, found.origin.clone());
+        let first = self.firsts.get(&key).cloned();
+        if first.is_none() {
+            self.firsts.insert(key, path.clone());
+        }
+        Ok(first)
     }
-    let key = (found.layer, found.origin.clone());
-    match firsts.get(&key) {
-        Some(first) => Some(first.clone()),
-        None => {
-            firsts.insert(key, found.entry.path.clone());
-            None
+
+    /// Another image begins, in the same place unless `split`. Its paths may not meet those of the one before.
+    fn next(&mut self, split: bool) {
+        let before = std::mem::take(&mut self.firsts);
+        if !split {
+            self.others.extend(before.into_values());
         }
     }
 }
@@ -174,7 +208,8 @@ struct Files<'a, 'b> {
     view: &'a View,
     dest: &'a Path,
     root: &'a OwnedFd,
-    firsts: Firsts,
+    written: &'a mut Written,
+    epoch: Option<i64>,
     sent: &'a mut Sent<'b>,
 }
 
@@ -193,8 +228,8 @@ impl Files<'_, '_> {
                 move |error: Errno| super::archive::file_error(operation, &path, error.into())
             };
             let dest = self.dest;
-            if let Some(first) = first(&mut self.firsts, &found) {
-                self.clear(here, &name, false).map_err(fault("replace", dest))?;
+            if let Some(first) = self.written.first(&found)? {
+                clear(here, &name, false).map_err(fault("replace", dest))?;
                 let linked = rustix::fs::linkat(self.root, first.as_path(), here, &*name, AtFlags::empty());
                 linked.map_err(fault("link", dest))?;
                 continue;
@@ -202,20 +237,22 @@ impl Files<'_, '_> {
             let mode = Mode::from_raw_mode(entry.meta.mode);
             match &entry.kind {
                 Kind::Directory { .. } => {
-                    self.clear(here, &name, true).map_err(fault("replace", dest))?;
+                    clear(here, &name, true).map_err(fault("replace", dest))?;
                     match rustix::fs::mkdirat(here, &*name, Mode::RWXU) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(error) => return Err(fault("make", dest)(error)),
                     }
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let below = rustix::fs::openat(here, &*name, flags, Mode::empty()).map_err(fault("open", dest))?;
+                    // One that was there before may not let us write.
+                    rustix::fs::fchmod(&below, Mode::RWXU).map_err(fault("change mode of", dest))?;
                     self.fill(below.as_fd(), &entry.path, check)?;
                     rustix::fs::fchmod(&below, mode).map_err(fault("change mode of", dest))?;
-                    rustix::fs::futimens(&below, &times(&entry.meta)).map_err(fault("set time of", dest))?;
+                    rustix::fs::futimens(&below, &self.times(&entry.meta)).map_err(fault("set time of", dest))?;
                     continue;
                 }
                 Kind::File { .. } => {
-                    self.clear(here, &name, false).map_err(fault("replace", dest))?;
+                    clear(here, &name, false).map_err(fault("replace", dest))?;
                     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let file = rustix::fs::openat(here, &*name, flags, Mode::RUSR | Mode::WUSR);
                     let mut file = std::fs::File::from(file.map_err(fault("make", dest))?);
@@ -228,11 +265,11 @@ impl Files<'_, '_> {
                         let _best_effort = rustix::fs::fsetxattr(&file, &**key, value, rustix::fs::XattrFlags::empty());
                     }
                     rustix::fs::fchmod(&file, mode).map_err(fault("change mode of", dest))?;
-                    rustix::fs::futimens(&file, &times(&entry.meta)).map_err(fault("set time of", dest))?;
+                    rustix::fs::futimens(&file, &self.times(&entry.meta)).map_err(fault("set time of", dest))?;
                     continue;
                 }
                 Kind::Symlink(to) => {
-                    self.clear(here, &name, false).map_err(fault("replace", dest))?;
+                    clear(here, &name, false).map_err(fault("replace", dest))?;
                     rustix::fs::symlinkat(&**to, here, &*name).map_err(fault("link", dest))?;
                 }
                 Kind::Fifo => self.special(here, &name, entry, FileType::Fifo, 0)?,
@@ -247,7 +284,7 @@ impl Files<'_, '_> {
                 // A view has neither: links are seen as what they name, and what is deleted is not seen.
                 Kind::Hardlink(_) | Kind::Whiteout => continue,
             }
-            let set = rustix::fs::utimensat(here, &*name, &times(&entry.meta), AtFlags::SYMLINK_NOFOLLOW);
+            let set = rustix::fs::utimensat(here, &*name, &self.times(&entry.meta), AtFlags::SYMLINK_NOFOLLOW);
             match set {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(fault("set time of", dest)(error)),
@@ -267,7 +304,7 @@ impl Files<'_, '_> {
     ) -> Result<(), ExportError> {
         let path = self.dest.join(entry.path.as_path());
         let fault = |error: Errno| super::archive::file_error("make", &path, error.into());
-        self.clear(here, name, false).map_err(fault)?;
+        clear(here, name, false).map_err(fault)?;
         match rustix::fs::mknodat(here, name, kind, Mode::from_raw_mode(entry.meta.mode), device) {
             Err(Errno::PERM) => {
                 let line = format!("leaving out the device {}: making it needs root\n", entry.path);
@@ -278,18 +315,10 @@ impl Files<'_, '_> {
         }
     }
 
-    /// Takes away what is in the way of a new entry; a directory may stay where a directory is wanted.
-    fn clear(&self, here: BorrowedFd<'_>, name: &[u8], directory: bool) -> Result<(), Errno> {
-        let found = match rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        match (found, directory) {
-            (true, true) => Ok(()),
-            // Only an empty one goes: nothing of the user's is deleted wholesale.
-            (true, false) => rustix::fs::unlinkat(here, name, AtFlags::REMOVEDIR),
-            (false, _) => rustix::fs::unlinkat(here, name, AtFlags::empty()),
+    fn times(&self, meta: &Meta) -> Timestamps {
+        Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
+            last_modification: Timespec { tv_sec: self.epoch.unwrap_or(meta.mtime), tv_nsec: 0 },
         }
     }
 
@@ -307,9 +336,17 @@ impl Files<'_, '_> {
     }
 }
 
-fn times(meta: &Meta) -> Timestamps {
-    Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
-        last_modification: Timespec { tv_sec: meta.mtime, tv_nsec: 0 },
+/// Takes away what is in the way of a new entry; a directory may stay where a directory is wanted.
+fn clear(here: BorrowedFd<'_>, name: &[u8], directory: bool) -> Result<(), Errno> {
+    let found = match rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match (found, directory) {
+        (true, true) => Ok(()),
+        // Only an empty one goes: nothing of the user's is deleted wholesale.
+        (true, false) => rustix::fs::unlinkat(here, name, AtFlags::REMOVEDIR),
+        (false, _) => rustix::fs::unlinkat(here, name, AtFlags::empty()),
     }
 }

@@ -8,19 +8,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::iter::Peekable;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use rbuild_cache::digest::Blake3;
+use rbuild_cache::digest::{Blake3, LayerId};
 use rustix::fs::{Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 
 use super::error::{InTree as _, Result};
 use super::fold::IMPLIED_MODE;
 use super::stream::Content;
 use super::view::{Found, Level, View};
-use super::walk::{self, Node, What};
+use super::walk::{self, Node, Tree, What};
 use super::{OwnershipMode, TreeOptions, beneath, xattrs};
 use crate::cancel::Cancel;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
@@ -40,27 +42,27 @@ pub(super) struct Difference {
 
 /// Compares the overlay upper directory `at` with the stack in `view`.
 pub(super) fn upper(at: &Path, options: TreeOptions, view: &View, cancel: &Cancel) -> Result<Difference> {
-    let nodes = walk::walk(at, options)?;
+    let tree = walk::walk(at, options)?;
     cancel.check()?;
     let mut differ = Differ::new(options);
-    differ.upper(view, &nodes, None, Some(&view.root()));
+    differ.upper(view, &tree);
     differ.settle(at, cancel)
 }
 
 /// Compares the directory `at`, which began as a copy of the stack in `view` and was changed in place.
 pub(super) fn directory(at: &Path, options: TreeOptions, view: &View, cancel: &Cancel) -> Result<Vec<Entry>> {
-    let nodes = walk::walk(at, options)?;
+    let tree = walk::walk(at, options)?;
     cancel.check()?;
     let mut differ = Differ::new(options);
-    differ.whole(view, &LayerPath::root(), &nodes, None, &view.root());
+    differ.whole(view, &tree);
     differ.settle(at, cancel).map(|difference| difference.entries)
 }
 
 /// All entries of the tree `at` as they are, contents to be hashed; directories that are in `implied` are no entries.
 pub(super) fn everything(at: &Path, options: TreeOptions, implied: &BTreeSet<LayerPath>) -> Result<Vec<Entry>> {
-    let nodes = walk::walk(at, options)?;
+    let tree = walk::walk(at, options)?;
     let mut differ = Differ::new(options);
-    differ.all(&nodes);
+    differ.all(&tree);
     let entries = differ.candidates.into_iter().map(|c| c.entry);
     Ok(entries.filter(|e| !implied.contains(&e.path)).collect())
 }
@@ -130,11 +132,34 @@ enum State {
     Same,
 }
 
+/// The names of one file.
+struct Links {
+    /// Candidates, in order.
+    names: Vec<usize>,
+    /// What the first name is in the stack.
+    below: Option<(LayerId, LayerPath)>,
+    /// All names are names of that.
+    together: bool,
+}
+
+/// A directory on the way down.
+struct Frame<T> {
+    left: Range<usize>,
+    parent: Option<usize>,
+    lower: T,
+}
+
+/// What a directory that was changed in place looked like.
+struct Before {
+    level: Level,
+    entries: BTreeMap<Vec<u8>, Found>,
+    deleted: Peekable<std::vec::IntoIter<LayerPath>>,
+}
+
 struct Differ {
     options: TreeOptions,
     candidates: Vec<Candidate>,
-    /// First name of each file with several.
-    links: BTreeMap<(u64, u64), LayerPath>,
+    links: BTreeMap<(u64, u64), Links>,
     surplus: Vec<LayerPath>,
     not_opaque: Vec<LayerPath>,
     times: BTreeMap<LayerPath, (i64, i64)>,
@@ -152,24 +177,33 @@ impl Differ {
         }
     }
 
-    /// Names of an upper directory; `lower` is what the stack has there, if anything can be seen of it.
-    fn upper(&mut self, view: &View, nodes: &[Node], parent: Option<usize>, lower: Option<&Level>) {
-        for node in nodes {
-            let step = lower.map(|level| view.step(level, &node.path));
+    /// Names of an upper directory. `lower` of a frame is what the stack has there, if anything can be seen of it.
+    fn upper(&mut self, view: &View, tree: &Tree) {
+        let mut frames = vec![Frame { left: tree.top.clone(), parent: None, lower: Some(view.root()) }];
+        while let Some(frame) = frames.last_mut() {
+            let Some(node) = frame.left.next().map(|at| &tree.nodes[at]) else {
+                frames.pop();
+                continue;
+            };
+            let step = frame.lower.as_ref().map(|level| view.step(level, &node.path));
             let (found, below) = step.map_or((None, Level::default()), |step| (step.found, step.below));
-            let found = found.map(|found| found.entry);
+            let parent = frame.parent;
             match &node.what {
-                What::Whiteout if found.is_some() => self.whiteout(&node.path, parent),
+                What::Whiteout if found.is_some() => self.whiteout(node.path.clone(), parent),
                 What::Whiteout | What::Socket => self.surplus.push(node.path.clone()),
                 What::Directory => {
-                    let over_directory = found.as_ref().is_some_and(Entry::is_dir);
+                    let over_directory = found.as_ref().is_some_and(|found| found.entry.is_dir());
                     let opaque = node.found.opaque && over_directory;
                     if node.found.opaque && !opaque {
                         self.not_opaque.push(node.path.clone());
                     }
                     let at = self.node(node, Kind::Directory { opaque }, parent, found.as_ref());
                     let visible = over_directory && !opaque;
-                    self.upper(view, &node.children, Some(at), visible.then_some(&below));
+                    frames.push(Frame {
+                        left: node.children.clone(),
+                        parent: Some(at),
+                        lower: visible.then_some(below),
+                    });
                 }
                 _ => self.leaf(node, parent, found.as_ref()),
             }
@@ -177,61 +211,77 @@ impl Differ {
     }
 
     /// Names of a directory that was changed in place: what is missing was deleted.
-    fn whole(&mut self, view: &View, path: &LayerPath, nodes: &[Node], parent: Option<usize>, lower: &Level) {
-        let below: BTreeMap<_, _> = view.children_at(path, lower).into_iter().collect();
-        let here: BTreeSet<&[u8]> =
-            nodes.iter().filter(|n| !matches!(n.what, What::Whiteout | What::Socket)).map(|n| n.path.name()).collect();
-        let missing = |(name, found): &(&Vec<u8>, &Found)| {
-            // Devices that could not be made were never there.
-            let device = matches!(found.entry.kind, Kind::CharDevice(..) | Kind::BlockDevice(..));
-            !here.contains(name.as_slice()) && !(device && self.options.rootless())
-        };
-        let deleted: Vec<_> = below.iter().filter(missing).map(|(name, _)| path.join(name)).collect();
-        let mut deleted = deleted.into_iter().peekable();
-        for node in nodes {
-            while let Some(path) = deleted.next_if(|path| *path <= node.path) {
-                self.whiteout(&path, parent);
+    fn whole(&mut self, view: &View, tree: &Tree) {
+        let before = self.before(view, tree, &LayerPath::root(), &tree.top, view.root());
+        let mut frames = vec![Frame { left: tree.top.clone(), parent: None, lower: before }];
+        while let Some(frame) = frames.last_mut() {
+            let node = frame.left.next().map(|at| &tree.nodes[at]);
+            while let Some(path) = frame.lower.deleted.next_if(|path| node.is_none_or(|node| *path <= node.path)) {
+                self.whiteout(path, frame.parent);
             }
-            let found = below.get(node.path.name()).map(|found| &found.entry);
+            let Some(node) = node else {
+                frames.pop();
+                continue;
+            };
+            let found = frame.lower.entries.get(node.path.name());
             match &node.what {
                 What::Whiteout | What::Socket => {}
                 What::Directory => {
-                    let at = self.node(node, Kind::Directory { opaque: false }, parent, found);
-                    let step = view.step(lower, &node.path);
-                    self.whole(view, &node.path, &node.children, Some(at), &step.below);
+                    let at = self.node(node, Kind::Directory { opaque: false }, frame.parent, found);
+                    let level = view.step(&frame.lower.level, &node.path).below;
+                    let before = self.before(view, tree, &node.path, &node.children, level);
+                    frames.push(Frame { left: node.children.clone(), parent: Some(at), lower: before });
                 }
-                _ => self.leaf(node, parent, found),
+                _ => self.leaf(node, frame.parent, found),
             }
-        }
-        for path in deleted {
-            self.whiteout(&path, parent);
         }
     }
 
+    fn before(&self, view: &View, tree: &Tree, path: &LayerPath, nodes: &Range<usize>, level: Level) -> Before {
+        let entries: BTreeMap<_, _> = view.children_at(path, &level).into_iter().collect();
+        let there = |node: &&Node| !matches!(node.what, What::Whiteout | What::Socket);
+        let here: BTreeSet<&[u8]> = tree.nodes[nodes.clone()].iter().filter(there).map(|n| n.path.name()).collect();
+        let missing = |(name, found): &(&Vec<u8>, &Found)| {
+            // Devices that could not be made were never there.
+            let device = matches!(found.entry.kind, Kind::CharDevice(..) | Kind::BlockDevice(..));
+            !(here.contains(name.as_slice()) || (device && self.options.rootless()))
+        };
+        let deleted: Vec<_> = entries.iter().filter(missing).map(|(name, _)| path.join(name)).collect();
+        Before { level, entries, deleted: deleted.into_iter().peekable() }
+    }
+
     /// Every name as an entry.
-    fn all(&mut self, nodes: &[Node]) {
-        for node in nodes {
+    fn all(&mut self, tree: &Tree) {
+        let mut frames = vec![tree.top.clone()];
+        while let Some(left) = frames.last_mut() {
+            let Some(node) = left.next().map(|at| &tree.nodes[at]) else {
+                frames.pop();
+                continue;
+            };
             match &node.what {
-                What::Whiteout => self.whiteout(&node.path, None),
+                What::Whiteout => self.whiteout(node.path.clone(), None),
                 What::Socket => {}
                 What::Directory => {
                     self.node(node, Kind::Directory { opaque: node.found.opaque }, None, None);
-                    self.all(&node.children);
+                    frames.push(node.children.clone());
                 }
                 _ => self.leaf(node, None, None),
             }
         }
     }
 
-    fn whiteout(&mut self, path: &LayerPath, parent: Option<usize>) {
-        let entry = Entry { path: path.clone(), kind: Kind::Whiteout, meta: Meta::default() };
+    fn whiteout(&mut self, path: LayerPath, parent: Option<usize>) {
+        let entry = Entry { path, kind: Kind::Whiteout, meta: Meta::default() };
         self.candidates.push(Candidate { entry, parent, state: State::Changed });
     }
 
     /// Anything but a directory.
-    fn leaf(&mut self, node: &Node, parent: Option<usize>, lower: Option<&Entry>) {
-        if let Some(first) = node.shared.and_then(|inode| self.links.get(&inode)) {
-            let kind = Kind::Hardlink(first.clone());
+    fn leaf(&mut self, node: &Node, parent: Option<usize>, lower: Option<&Found>) {
+        let below = lower.map(|found| (found.layer, found.origin.clone()));
+        if let Some(links) = node.shared.and_then(|inode| self.links.get_mut(&inode)) {
+            links.together &= links.below == below;
+            links.names.push(self.candidates.len());
+            let kind = Kind::Hardlink(self.candidates[links.names[0]].entry.path.clone());
             let entry = Entry { path: node.path.clone(), kind, meta: Meta::default() };
             self.candidates.push(Candidate { entry, parent, state: State::Changed });
             return;
@@ -244,18 +294,17 @@ impl Differ {
             What::Fifo => Kind::Fifo,
             What::Directory | What::Whiteout | What::Socket => return,
         };
-        self.node(node, kind, parent, lower);
+        let at = self.node(node, kind, parent, lower);
         if let Some(inode) = node.shared {
-            self.links.insert(inode, node.path.clone());
+            self.links.insert(inode, Links { names: vec![at], below, together: true });
         }
     }
 
-    fn node(&mut self, node: &Node, kind: Kind, parent: Option<usize>, lower: Option<&Entry>) -> usize {
-        let meta = self.meta(node, lower);
-        let entry = Entry { path: node.path.clone(), kind, meta };
+    fn node(&mut self, node: &Node, kind: Kind, parent: Option<usize>, lower: Option<&Found>) -> usize {
+        let lower = lower.map(|found| &found.entry);
+        let entry = Entry { path: node.path.clone(), kind, meta: self.meta(node, lower) };
         let state = match lower {
-            // Names of one file stay together.
-            Some(lower) if node.shared.is_none() && same_meta(&entry, lower) => compare(&entry.kind, &lower.kind),
+            Some(lower) if same_meta(&entry, lower) => compare(&entry.kind, &lower.kind),
             _ => State::Changed,
         };
         if entry.is_dir() {
@@ -288,7 +337,12 @@ impl Differ {
             let actual = hash(&root, at, path).in_tree("read", at, path)?;
             Ok(if actual == wanted { State::Same } else { State::Changed })
         });
-        let states: Vec<State> = states.collect::<Result<_>>()?;
+        let mut states: Vec<State> = states.collect::<Result<_>>()?;
+        // All names of a file stay, or none.
+        for links in self.links.values() {
+            let state = if links.together { states[links.names[0]] } else { State::Changed };
+            links.names.iter().for_each(|name| states[*name] = state);
+        }
         let mut stays: Vec<bool> = states.iter().map(|state| *state == State::Changed).collect();
         for at in (0..stays.len()).rev() {
             if let Some(parent) = self.candidates[at].parent.filter(|_| stays[at]) {
@@ -351,7 +405,7 @@ impl Difference {
         for path in &self.not_opaque {
             match beneath::directory(&root, path) {
                 // Gone with what was above it.
-                Err(rustix::io::Errno::NOENT) => continue,
+                Err(rustix::io::Errno::NOENT) => {}
                 Err(e) => return Err(e).in_tree("open", at, path),
                 Ok(dir) => xattrs::set_opaque(&dir, b"", options.overlay, false).in_tree("clean", at, path)?,
             }

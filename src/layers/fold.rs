@@ -165,11 +165,6 @@ impl Fold {
         }
     }
 
-    /// The directories that are no entries.
-    pub(super) fn implied(&self) -> impl Iterator<Item = &LayerPath> {
-        self.names.iter().filter(|(_, name)| **name == Name::Implied).map(|(path, _)| path)
-    }
-
     /// The layer as it is after all entries.
     pub(super) fn finish(self) -> Result<Index> {
         let mut first: BTreeMap<usize, LayerPath> = BTreeMap::new();
@@ -178,13 +173,14 @@ impl Fold {
             let (kind, meta) = match name {
                 Name::Implied => continue,
                 Name::Whiteout => (Kind::Whiteout, Meta::default()),
-                Name::Object(object) => match first.get(&object) {
-                    Some(earlier) => (Kind::Hardlink(earlier.clone()), Meta::default()),
-                    None => {
+                Name::Object(object) => {
+                    if let Some(earlier) = first.get(&object) {
+                        (Kind::Hardlink(earlier.clone()), Meta::default())
+                    } else {
                         first.insert(object, path.clone());
                         (self.objects[object].kind.clone(), self.objects[object].meta.clone())
                     }
-                },
+                }
             };
             entries.push(Entry { path, kind, meta });
         }

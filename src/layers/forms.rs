@@ -63,6 +63,8 @@ impl Layers {
         }
         trees.reverse();
         if let Some(patch) = self.patch(stack)? {
+            // A layer of nothing but these directories looks the same.
+            trees.retain(|tree| *tree != patch);
             trees.push(patch);
         }
         Ok(trees)
@@ -216,7 +218,7 @@ fn open_in(tree: &Path, path: &LayerPath) -> Result<Box<dyn Read + Send>> {
 }
 
 /// Whether a tree is what its index says, contents included.
-fn matches_index(tree: &Path, options: TreeOptions, index: &Index) -> Result<bool> {
+pub(super) fn matches_index(tree: &Path, options: TreeOptions, index: &Index) -> Result<bool> {
     let found = diff::everything(tree, options, &implied_directories(index))?;
     let found = Index::new(diff::hashed(tree, found)?)?;
     let missing_device = |entry: &Entry| {

@@ -129,7 +129,7 @@ impl Layers {
         {
             return Ok(record);
         }
-        let tee = Tee::new(blob, Some(self.store.blob_writer()?));
+        let tee = Tee::new(blob, self.store.blob_writer()?);
         let temp = self.store.temp_dir("import")?;
         let tree = temp.path().join("tree");
         fs_err::create_dir(&tree).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
@@ -215,27 +215,31 @@ pub(super) fn verify(expected: Option<DiffId>, actual: DiffId) -> Result<()> {
 
 /// Writes a blob while something else reads it. Clones share it, so that it can be asked for the blob in the end.
 #[derive(Clone)]
-struct Tee(Arc<Mutex<(Box<dyn Read + Send>, Option<BlobWriter>)>>);
+struct Tee(Arc<Mutex<Shared>>);
+
+struct Shared {
+    input: Box<dyn Read + Send>,
+    writer: Option<BlobWriter>,
+}
 
 impl Tee {
-    fn new(input: Box<dyn Read + Send>, writer: Option<BlobWriter>) -> Self {
-        Self(Arc::new(Mutex::new((input, writer))))
+    fn new(input: Box<dyn Read + Send>, writer: BlobWriter) -> Self {
+        Self(Arc::new(Mutex::new(Shared { input, writer: Some(writer) })))
     }
 
-    /// Reads what the other reader left and hands the writer out.
+    /// Reads what the other reader left and hands the writer out, the first time.
     fn finish(mut self) -> Result<Option<BlobWriter>> {
         io::copy(&mut self, &mut io::sink())
             .map_err(|source| LayerError::Stream { operation: "read layer", source })?;
-        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).1.take())
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).writer.take())
     }
 }
 
 impl Read for Tee {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (input, writer) = &mut *shared;
-        let n = input.read(buffer)?;
-        if let Some(writer) = writer {
+        let n = shared.input.read(buffer)?;
+        if let Some(writer) = &mut shared.writer {
             writer.add(&buffer[..n])?;
         }
         Ok(n)

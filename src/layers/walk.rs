@@ -1,8 +1,10 @@
 //! Reads a directory tree as it is: every name once, sorted, with metadata and attributes, nothing followed.
 //!
-//! Directories are read in parallel, each sorted by itself, so that the whole is in `LayerPath` order without a global sort.
-//! Contents are not read. Knows overlayfs's whiteouts and markers; what they mean for a layer is `diff`'s business.
+//! Depth by depth, all directories of one depth in parallel, each sorted by itself: the whole comes in `LayerPath` order
+//! without a global sort, and no depth of nesting exhausts the stack. Contents are not read. Knows overlayfs's whiteouts
+//! and markers; what they mean for a layer is `diff`'s business.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -29,8 +31,16 @@ pub(super) struct Node {
     /// Device and inode, for names of one file; `None` if it has one name only.
     pub shared: Option<(u64, u64)>,
     pub found: Found,
-    /// What is below, sorted.
-    pub children: Vec<Node>,
+    /// Where in [`Tree::nodes`] the names in it are, sorted.
+    pub children: Range<usize>,
+}
+
+/// Everything below a root.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub nodes: Vec<Node>,
+    /// The names in the root.
+    pub top: Range<usize>,
 }
 
 /// What a name is.
@@ -63,10 +73,31 @@ pub(super) fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
 }
 
 /// Everything below the root of the tree at `at`.
-pub(super) fn walk(at: &Path, options: TreeOptions) -> Result<Vec<Node>> {
+pub(super) fn walk(at: &Path, options: TreeOptions) -> Result<Tree> {
     let root = rustix::fs::open(at, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .in_tree("open", at, &LayerPath::root())?;
-    directory(&Walk { at, options }, &root, &LayerPath::root())
+    let walk = Walk { at, options };
+    let mut nodes = walk.directory(&root, &LayerPath::root())?;
+    let top = 0..nodes.len();
+    let mut depth = top.clone();
+    while !depth.is_empty() {
+        let here = &nodes[depth.clone()];
+        let read = |node: &Node| match node.what {
+            What::Directory => {
+                let dir = beneath::directory(&root, &node.path).in_tree("open", at, &node.path)?;
+                walk.directory(&dir, &node.path)
+            }
+            _ => Ok(Vec::new()),
+        };
+        let below: Vec<Vec<Node>> = here.par_iter().map(read).collect::<Result<_>>()?;
+        let next = nodes.len();
+        for (parent, children) in depth.zip(below) {
+            nodes[parent].children = nodes.len()..nodes.len() + children.len();
+            nodes.extend(children);
+        }
+        depth = next..nodes.len();
+    }
+    Ok(Tree { nodes, top })
 }
 
 struct Walk<'a> {
@@ -74,40 +105,36 @@ struct Walk<'a> {
     options: TreeOptions,
 }
 
-/// Below this many names a directory is not worth splitting.
-const SPLIT: usize = 16;
+/// Fewer names than this are not worth being shared among threads.
+const SPLIT: usize = 32;
 
-fn directory(walk: &Walk<'_>, dir: &OwnedFd, path: &LayerPath) -> Result<Vec<Node>> {
-    let names = names(dir).in_tree("read", walk.at, path)?;
-    names.into_par_iter().with_min_len(SPLIT).map(|name| node(walk, dir, path.join(&name), &name)).collect()
-}
+impl Walk<'_> {
+    fn directory(&self, dir: &OwnedFd, path: &LayerPath) -> Result<Vec<Node>> {
+        let names = names(dir).in_tree("read", self.at, path)?;
+        names.into_par_iter().with_min_len(SPLIT).map(|name| self.node(dir, path.join(&name), &name)).collect()
+    }
 
-fn node(walk: &Walk<'_>, dir: &OwnedFd, path: LayerPath, name: &[u8]) -> Result<Node> {
-    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).in_tree("stat", walk.at, &path)?;
-    let what = what(dir, name, &stat).in_tree("read link", walk.at, &path)?;
-    let found = if matches!(what, What::Whiteout | What::Socket) {
-        Found::default()
-    } else {
-        xattrs::read(dir, name, walk.options.overlay).in_tree("read attributes of", walk.at, &path)?
-    };
-    let children = if what == What::Directory {
-        let below = beneath::directory(dir, &LayerPath::root().join(name)).in_tree("open", walk.at, &path)?;
-        directory(walk, &below, &path)?
-    } else {
-        Vec::new()
-    };
-    let links = what != What::Directory && what != What::Whiteout && stat.st_nlink > 1;
-    Ok(Node {
-        path,
-        what,
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-        shared: links.then_some((stat.st_dev, stat.st_ino)),
-        found,
-        children,
-    })
+    fn node(&self, dir: &OwnedFd, path: LayerPath, name: &[u8]) -> Result<Node> {
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).in_tree("stat", self.at, &path)?;
+        let what = what(dir, name, &stat).in_tree("read link", self.at, &path)?;
+        let found = if matches!(what, What::Whiteout | What::Socket) {
+            Found::default()
+        } else {
+            xattrs::read(dir, name, self.options.overlay).in_tree("read attributes of", self.at, &path)?
+        };
+        let links = what != What::Directory && what != What::Whiteout && stat.st_nlink > 1;
+        Ok(Node {
+            path,
+            what,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            shared: links.then_some((stat.st_dev, stat.st_ino)),
+            found,
+            children: 0..0,
+        })
+    }
 }
 
 fn what(dir: &OwnedFd, name: &[u8], stat: &Stat) -> rustix::io::Result<What> {

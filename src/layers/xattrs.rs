@@ -22,7 +22,7 @@ pub enum OverlayXattrs {
 
 impl OverlayXattrs {
     /// The attribute that makes a directory hide what lower layers have in it.
-    pub(super) fn opaque(self) -> &'static str {
+    pub fn opaque(self) -> &'static str {
         match self {
             Self::Trusted => "trusted.overlay.opaque",
             Self::User => "user.overlay.opaque",

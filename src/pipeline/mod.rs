@@ -7,16 +7,16 @@ mod bases;
 mod error;
 mod resolve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rbuild_cache::{Kind, Store};
 use serde::{Deserialize, Serialize};
 
 pub use error::BuildError;
-pub use resolve::resolve_plan;
+pub use resolve::{Asked, Resolution, resolve, resolve_plan};
 
 use crate::cancel::Cancel;
 use crate::catalog::pull::{Policy, Puller};
@@ -32,6 +32,7 @@ use crate::exec::Executor;
 use crate::fetch::Fetcher;
 use crate::image;
 use crate::layers::Layers;
+use crate::oci::platform::Platform;
 use crate::plan::PlanOptions;
 use crate::plan::graph::{From, Op, Plan, StepId};
 use crate::snapshot::{Copied, Snapshots};
@@ -87,11 +88,11 @@ impl std::fmt::Debug for Spec<'_> {
     }
 }
 
-/// An image that was built.
+/// What was built.
 #[derive(Debug)]
 pub struct Built {
-    /// Its record; not in the catalog yet.
-    pub image: Image,
+    /// The images' records, one a platform in the order asked for; not in the catalog yet.
+    pub images: Vec<(Platform, Image)>,
     /// Findings about the Dockerfile, in order.
     pub lints: Vec<Lint>,
     /// `SOURCE_DATE_EPOCH` in seconds, if it was given.
@@ -120,43 +121,120 @@ pub struct StepSummary {
 /// Name of the record of the last build's steps.
 const LAST_BUILD: &str = "last-build";
 
-/// Builds an image.
-pub fn build(world: &World<'_>, spec: &Spec<'_>) -> Result<Built, BuildError> {
+/// Builds the image, for each of `platforms` if there are any. Platforms are built side by side; a step that is the same for
+/// several is done once, by whoever comes first.
+pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Result<Built, BuildError> {
     let file = load(world, spec)?;
-    let (plan, lints, images) = resolve_plan(world, spec, &file)?;
-    show_contexts(world, &plan);
-    let bases = bases::Bases { world, images: &images };
     let slots = Slots::new(spec.options.jobs);
-    let engine = Engine {
+    let shown = Mutex::default();
+    let common = Common { world, spec, file: &file, slots: &slots, shown_contexts: &shown };
+    let results: Vec<Result<One, BuildError>> = match platforms {
+        [] | [_] => vec![common.one(spec.plan)],
+        several => std::thread::scope(|scope| {
+            let plans: Vec<_> = several
+                .iter()
+                .map(|platform| PlanOptions { target_platform: Some(platform.clone()), ..spec.plan.clone() })
+                .collect();
+            let running: Vec<_> = plans.into_iter().map(|plan| scope.spawn(move || common.one(&plan))).collect();
+            running.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        }),
+    };
+    let mut built = Built { images: Vec::new(), lints: Vec::new(), epoch: None, steps: Vec::new() };
+    let mut failure = None;
+    for result in results {
+        match result {
+            Ok(one) => {
+                built.epoch = one.epoch;
+                built.steps.extend(one.steps);
+                if built.lints.is_empty() {
+                    built.lints = one.lints;
+                }
+                built.images.extend(one.image);
+                failure = preferred(failure, one.failure);
+            }
+            Err(error) => failure = preferred(failure, Some(error)),
+        }
+    }
+    note_last_build(world, &built.steps)?;
+    match failure {
+        Some(error) => Err(error),
+        None => Ok(built),
+    }
+}
+
+/// Of two failures the first one that is not only the other's consequence.
+fn preferred(first: Option<BuildError>, second: Option<BuildError>) -> Option<BuildError> {
+    match (first, second) {
+        (Some(BuildError::Cancelled(_)), Some(second)) => Some(second),
+        (Some(first), _) => Some(first),
+        (None, second) => second,
+    }
+}
+
+/// What the builds for several platforms have in common.
+#[derive(Clone, Copy)]
+struct Common<'a> {
+    world: &'a World<'a>,
+    spec: &'a Spec<'a>,
+    file: &'a Dockerfile,
+    slots: &'a Slots,
+    shown_contexts: &'a Mutex<BTreeSet<String>>,
+}
+
+/// What came of one platform; what was done is told even if it failed.
+struct One {
+    image: Option<(Platform, Image)>,
+    lints: Vec<Lint>,
+    epoch: Option<i64>,
+    steps: Vec<StepSummary>,
+    failure: Option<BuildError>,
+}
+
+impl Common<'_> {
+    fn one(&self, options: &PlanOptions) -> Result<One, BuildError> {
+        let Self { world, spec, file, slots, shown_contexts } = *self;
+        let (plan, lints, images) = resolve_plan(world, spec, options, file)?;
+        show_contexts(world, &plan, shown_contexts);
+        let bases = bases::Bases { world, images: &images };
+        let engine = engine(world, spec, &bases, slots);
+        let mut finished = engine::drive(&engine, &plan);
+        let mut one = One { image: None, lints, epoch: plan.epoch, steps: summaries(&plan, &finished), failure: None };
+        if let Some((id, vertex, error)) = finished.failure.take() {
+            let lines = plan.steps[id].lines;
+            if let Some(vertex) = vertex {
+                vertex.excerpt(crate::diagnostic::excerpt(&file.source, lines));
+            }
+            let lints = std::mem::take(&mut one.lints);
+            one.failure = Some(BuildError::Step { file: file.source.clone(), lines, error, lints });
+        } else if let Err(cancelled) = world.cancel.check() {
+            one.failure = Some(cancelled.into());
+        } else {
+            let image = assemble(&plan, &finished, &images)?;
+            let platform = image.platform().map_err(|e| BuildError::world("assemble the image", &e))?;
+            one.image = Some((platform, image));
+        }
+        Ok(one)
+    }
+}
+
+fn engine<'a>(world: &'a World<'a>, spec: &'a Spec<'a>, bases: &'a bases::Bases<'a>, slots: &'a Slots) -> Engine<'a> {
+    Engine {
         store: world.store,
         layers: world.layers,
         executor: world.executor,
         snapshots: world.snapshots,
         seeds: world.seeds,
         contexts: spec.contexts,
-        bases: &bases,
+        bases,
         fetcher: world.fetcher,
         secrets: spec.secrets,
         agents: spec.agents,
         options: spec.options,
         progress: world.progress,
         cancel: world.cancel,
-        slots: &slots,
+        slots,
         fetched: Mutex::default(),
-    };
-    let mut finished = engine::drive(&engine, &plan);
-    let steps = summaries(&plan, &finished);
-    note_last_build(world, &steps)?;
-    if let Some((id, vertex, error)) = finished.failure.take() {
-        let lines = plan.steps[id].lines;
-        if let Some(vertex) = vertex {
-            vertex.excerpt(crate::diagnostic::excerpt(&file.source, lines));
-        }
-        return Err(BuildError::Step { file: file.source.clone(), lines, error, lints });
     }
-    world.cancel.check()?;
-    let image = assemble(&plan, &finished, &images)?;
-    Ok(Built { image, lints, epoch: plan.epoch, steps })
 }
 
 /// Parses the Dockerfile, shown as the internal steps BuildKit has for it.
@@ -170,7 +248,7 @@ fn load(world: &World<'_>, spec: &Spec<'_>) -> Result<Dockerfile, BuildError> {
 }
 
 /// BuildKit sends contexts; we read them in place, and show the line its users look for.
-fn show_contexts(world: &World<'_>, plan: &Plan) {
+fn show_contexts(world: &World<'_>, plan: &Plan, shown: &Mutex<BTreeSet<String>>) {
     let mut names: Vec<&str> = plan
         .steps
         .node_weights()
@@ -183,6 +261,9 @@ fn show_contexts(world: &World<'_>, plan: &Plan) {
     names.sort_unstable();
     names.dedup();
     for name in names {
+        if !shown.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
+            continue;
+        }
         let shown = if name == "context" {
             "[internal] load build context".to_owned()
         } else {

@@ -184,6 +184,14 @@ impl Layout {
         }
     }
 
+    /// A blob's file. Whoever reads it verifies it.
+    pub fn open_file(&self, digest: BlobDigest) -> Result<fs_err::File, Error> {
+        fs_err::File::open(self.blob_path(digest)).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::NotFound(self.label(&Selector::Digest(digest))),
+            _ => error.into(),
+        })
+    }
+
     /// Writes a blob; `source` is verified on the way.
     pub fn write_blob(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
         let target = self.blob_path(descriptor.digest);

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::entry::{Entry, Kind, LayerPath, Meta};
+use super::reader::MAX_PATH;
 use super::{BLOCK, OPAQUE_NAME, TarError, WHITEOUT_PREFIX};
 
 /// Version of the canonical form; part of every `LayerId`.
@@ -102,6 +103,9 @@ pub fn encode(entry: &Entry, target: Option<&Entry>, out: &mut Vec<u8>) -> Resul
     let refuse = |reason| TarError::Unrepresentable { path: entry.path.clone(), reason };
     if entry.kind != Kind::Whiteout && entry.path.name().starts_with(WHITEOUT_PREFIX) {
         return Err(refuse("names that start with .wh. mean deletions there"));
+    }
+    if entry.path.as_bytes().len() > MAX_PATH {
+        return Err(refuse("its name is longer than 4096 bytes"));
     }
     let no_xattrs = BTreeMap::new();
     let deleted = Meta::default();
@@ -204,12 +208,11 @@ impl Header<'_> {
         let uid = number("uid", self.meta.uid.into(), MAX_OCTAL_7);
         let gid = number("gid", self.meta.gid.into(), MAX_OCTAL_7);
         let size = number("size", self.size, MAX_OCTAL_11);
-        let mtime = match u64::try_from(self.meta.mtime) {
-            Ok(seconds) => number("mtime", seconds, MAX_OCTAL_11),
-            Err(_) => {
-                records.insert(b"mtime".to_vec(), Cow::Owned(self.meta.mtime.to_string().into_bytes()));
-                0
-            }
+        let mtime = if let Ok(seconds) = u64::try_from(self.meta.mtime) {
+            number("mtime", seconds, MAX_OCTAL_11)
+        } else {
+            records.insert(b"mtime".to_vec(), Cow::Owned(self.meta.mtime.to_string().into_bytes()));
+            0
         };
         let (prefix, name) = split(&self.name).unwrap_or_else(|| {
             records.insert(b"path".to_vec(), Cow::Borrowed(&self.name));

@@ -148,13 +148,19 @@ impl<'a> Canvas<'a> {
         }
         let fresh = Group(self.groups.len());
         let Some(Slot::Leaf(leaf)) = self.slot(path)? else { return Ok(None) };
+        if matches!(leaf.kind, Kind::Symlink(_)) {
+            // Nobody can tell one symlink with two names from two.
+            return Ok(Some(leaf.clone()));
+        }
         let group = *leaf.group.get_or_insert(fresh);
         let leaf = leaf.clone();
         if group == fresh {
-            self.groups.push(meta.clone());
-        } else {
-            self.groups[group.0] = meta.clone();
+            self.groups.push(leaf.meta.clone());
         }
+        let shared = &mut self.groups[group.0];
+        let mut xattrs = std::mem::take(&mut shared.xattrs);
+        xattrs.extend(meta.xattrs.clone());
+        *shared = Meta { xattrs, ..meta.clone() };
         Ok(Some(leaf))
     }
 
@@ -188,38 +194,28 @@ impl<'a> Canvas<'a> {
 
     /// The slot at `path`, filled from the destination if need be; `None` for the root and for what is not there.
     fn slot(&mut self, path: &LayerPath) -> Result<Option<&mut Slot>, TransferError> {
-        let Some((name, above)) = split_last(path) else { return Ok(None) };
+        let bytes = path.as_bytes();
         let mut dir = &mut self.root;
-        let mut here = LayerPath::root();
-        for part in above {
-            here = here.join(part);
-            fill(&self.base, dir, &here, part)?;
-            match dir.children.get_mut(part) {
+        let mut start = 0;
+        loop {
+            let end = bytes[start..].iter().position(|b| *b == b'/').map_or(bytes.len(), |n| start + n);
+            let name = &bytes[start..end];
+            if dir.in_base && !name.is_empty() && !dir.children.contains_key(name) {
+                let slot = match self.base.see(&LayerPath::clean(&bytes[..end]))? {
+                    Seen::Absent => return Ok(None),
+                    Seen::Directory => Slot::Dir(Dir { in_base: true, ..Dir::default() }),
+                    other @ (Seen::Symlink(_) | Seen::Other) => Slot::Base(other),
+                };
+                dir.children.insert(name.to_vec(), slot);
+            }
+            match dir.children.get_mut(name) {
+                slot if end == bytes.len() => return Ok(slot),
                 Some(Slot::Dir(below)) => dir = below,
                 Some(Slot::Leaf(_) | Slot::Base(_)) | None => return Ok(None),
             }
+            start = end + 1;
         }
-        fill(&self.base, dir, path, name)?;
-        Ok(dir.children.get_mut(name))
     }
-}
-
-fn split_last(path: &LayerPath) -> Option<(&[u8], Vec<&[u8]>)> {
-    let mut parts: Vec<_> = path.components().collect();
-    parts.pop().map(|last| (last, parts))
-}
-
-fn fill(base: &Recorder<'_>, dir: &mut Dir, path: &LayerPath, name: &[u8]) -> Result<(), TransferError> {
-    if !dir.in_base || dir.children.contains_key(name) {
-        return Ok(());
-    }
-    let slot = match base.see(path)? {
-        Seen::Absent => return Ok(()),
-        Seen::Directory => Slot::Dir(Dir { in_base: true, ..Dir::default() }),
-        other @ (Seen::Symlink(_) | Seen::Other) => Slot::Base(other),
-    };
-    dir.children.insert(name.to_vec(), slot);
-    Ok(())
 }
 
 struct Emit<'a> {

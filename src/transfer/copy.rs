@@ -1,6 +1,6 @@
 //! Where selections land: the rules of COPY and ADD for destinations, owners and modes.
 //!
-//! Sources are done one after the other onto a [`Canvas`], so that the last one wins; the result is the layer's entries in
+//! Sources are done one after the other onto a `canvas`, so that the last one wins; the result is the layer's entries in
 //! order with a note where each content is. Knows no store: bytes are only read where an archive has to be looked into.
 
 use std::collections::BTreeMap;
@@ -11,11 +11,11 @@ use rbuild_cache::digest::Blake3;
 use super::canvas::{Canvas, Group, Leaf};
 use super::chmod::Mode;
 use super::error::TransferError;
-use super::facts::{Facts, Recorder};
+use super::facts::Facts;
 use super::forest::EMPTY;
+use super::owner::lookup_owner;
 use super::resolve::Seen;
 use super::select::{Match, Selection, Source};
-use super::users::{self, MAX_USER_FILE, UserFile};
 use super::{Link, Node, Tree, TreeError, archive, is_file, keeps_xattr};
 use crate::plan::graph;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
@@ -83,7 +83,7 @@ impl Planned {
 
 /// Puts `selections` of `sources` where `op` says.
 ///
-/// `destination` is not looked at for `--link`. `now` is the mtime of what has none of its own: made directories and heredocs.
+/// `destination` is not looked at for `--link`, so there are no facts then. `now` is the mtime of what has none of its own: made directories and heredocs.
 /// Contents of archives go to `spool` one after the other.
 pub fn copy(
     op: &graph::Copy,
@@ -111,34 +111,7 @@ pub fn copy(
         }
     }
     let (entries, facts) = copier.canvas.finish()?;
-    Ok(Copied { entries, facts })
-}
-
-/// Looks up an owner in the passwd and group files of the destination.
-pub(super) fn lookup_owner(
-    canvas: &mut Canvas<'_>,
-    text: &str,
-    label: &'static str,
-) -> Result<(u32, u32), TransferError> {
-    users::owner(text, |file, name| {
-        let path = canvas.resolve(&LayerPath::clean(file.path()))?;
-        read_user_file(canvas.base(), &path)?.ok_or_else(|| TransferError::NoUserFile {
-            name: name.to_owned(),
-            file: file.path(),
-            label,
-        })
-    })
-}
-
-fn read_user_file(base: &Recorder<'_>, path: &LayerPath) -> Result<Option<Vec<u8>>, TransferError> {
-    base.content(path, MAX_USER_FILE).map_err(|e| TransferError::UserFile(e.to_string()))
-}
-
-/// Reads a user file of a tree, links followed, for looking up a process's user.
-pub fn user_file(tree: &dyn Tree, file: UserFile) -> Result<Option<Vec<u8>>, TransferError> {
-    let mut canvas = Canvas::new(tree);
-    let path = canvas.resolve(&LayerPath::clean(file.path()))?;
-    read_user_file(canvas.base(), &path)
+    Ok(Copied { entries, facts: if op.link { Facts::default() } else { facts } })
 }
 
 struct Copier<'a> {
@@ -184,7 +157,7 @@ impl Copier<'_> {
             }
             let link = walked.node.link;
             let mut leaf = self.leaf(index, walked.node);
-            if let Some(link) = link {
+            if let Some(link) = link.filter(|_| is_file(&leaf.kind)) {
                 let meta = &leaf.meta;
                 let canvas = &mut self.canvas;
                 leaf.group = Some(*groups.entry(link).or_insert_with(|| canvas.new_group(meta.clone())));

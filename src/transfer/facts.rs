@@ -32,13 +32,18 @@ pub enum Fact {
     File(Blake3),
 }
 
+/// For people and for keys alike: different facts read differently (but for modification times).
 impl fmt::Display for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent => f.write_str("absent"),
             Self::Directory(None) => f.write_str("directory"),
-            Self::Directory(Some(meta)) => write!(f, "directory {:04o} {}:{}", meta.mode, meta.uid, meta.gid),
-            Self::Symlink(target) => write!(f, "symlink to {}", String::from_utf8_lossy(target)),
+            Self::Directory(Some(meta)) => {
+                write!(f, "directory {:04o} {}:{}", meta.mode, meta.uid, meta.gid)?;
+                let mut xattrs = meta.xattrs.iter();
+                xattrs.try_for_each(|(name, value)| write!(f, " {}={}", name.escape_ascii(), value.escape_ascii()))
+            }
+            Self::Symlink(target) => write!(f, "symlink to {}", target.escape_ascii()),
             Self::Other => f.write_str("file"),
             Self::File(content) => write!(f, "file {content}"),
         }

@@ -16,6 +16,7 @@ pub mod facts;
 pub mod filter;
 pub mod forest;
 pub mod glob;
+mod owner;
 pub mod pattern;
 mod resolve;
 pub mod select;
@@ -30,6 +31,7 @@ pub use copy::{Content, Copied, Planned, copy};
 pub use error::{Absence, TransferError};
 pub use facts::{Fact, Facts};
 pub use filter::{Filter, State, Verdict};
+pub use owner::process_user;
 pub use select::{Selection, Source, select};
 pub use workdir::workdir;
 

@@ -16,7 +16,7 @@ use super::filter::Filter;
 use super::glob;
 use super::pattern::Patterns;
 use super::resolve::{Seen, resolve};
-use super::{Link, Node, Tree, TreeError, Walked};
+use super::{Link, Node, Tree, TreeError, Walked, is_file};
 use crate::plan::graph;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 
@@ -103,6 +103,14 @@ pub struct Selection {
     pub matches: Vec<Match>,
     /// What it means for a key.
     pub digest: Blake3,
+}
+
+impl Selection {
+    /// Bytes of all files in it.
+    pub fn size(&self) -> u64 {
+        let nodes = self.matches.iter().flat_map(|m| std::iter::once(&m.top).chain(m.below.iter().map(|w| &w.node)));
+        nodes.map(|node| if let Kind::File { size, .. } = node.entry.kind { size } else { 0 }).sum()
+    }
 }
 
 /// One thing a source matches.
@@ -329,7 +337,8 @@ fn digest(matches: &[Match]) -> Blake3 {
         let mut names: BTreeMap<Link, usize> = BTreeMap::new();
         hasher.number(m.below.len() as u64);
         for (i, Walked { node, implied }) in m.below.iter().enumerate() {
-            let first = node.link.map_or(i, |link| *names.entry(link).or_insert(i));
+            let link = node.link.filter(|_| is_file(&node.entry.kind));
+            let first = link.map_or(i, |link| *names.entry(link).or_insert(i));
             let earlier = (first != i).then_some(first);
             hasher.field(&node.entry.path.as_bytes()[prefix..]).number(u64::from(*implied));
             hash_node(&mut hasher, node, earlier);

@@ -82,8 +82,10 @@ pub struct BuildRequest {
     pub dockerfile: DockerfileSource,
     /// The named contexts that are files; those that are images are only in `plan.named_contexts`.
     pub named_contexts: BTreeMap<String, ContextSource>,
-    /// What the plan depends on.
+    /// What the plan depends on; its target platform is the first one.
     pub plan: PlanOptions,
+    /// The platforms asked for; none: this machine's.
+    pub platforms: Vec<Platform>,
     /// What steps may ask for.
     pub allow: Allow,
     /// Secrets by ID.
@@ -143,7 +145,7 @@ impl BuildRequest {
         let (named_contexts, named_images) = context::named(&args.source.build_context, env)?;
         let ssh = secret::ssh(&args.ssh, &args.source.context, env)?;
 
-        let platform = platform(&args.source.platform, env)?;
+        let platforms = platforms(&args.source.platform, env)?;
         let no_cache = match (args.no_cache, args.no_cache_filter.is_empty()) {
             (false, true) => NoCache::Nothing,
             (true, true) => NoCache::Everything,
@@ -161,7 +163,8 @@ impl BuildRequest {
             target: args.source.target.clone().filter(|target| !target.is_empty()),
             build_args: build_args.into_iter().map(|(name, value)| (name, Some(value))).collect(),
             labels: labels.collect(),
-            target_platform: platform,
+            target_platform: platforms.first().cloned(),
+            multi_platform: platforms.len() > 1,
             no_cache,
             network,
             add_hosts: steps.add_hosts,
@@ -176,6 +179,7 @@ impl BuildRequest {
             dockerfile,
             named_contexts,
             plan,
+            platforms,
             allow: entitlements(&args.allow, allow)?,
             secrets: secret::secrets(&args.secret, env)?,
             ssh,
@@ -308,7 +312,8 @@ fn tags(texts: &[String]) -> Result<Vec<Reference>, RequestError> {
     Ok(tags)
 }
 
-fn platform(typed: &[String], env: &Env) -> Result<Option<Platform>, RequestError> {
+/// What `--platform` asks for, in that order, each once; none if it does not.
+fn platforms(typed: &[String], env: &Env) -> Result<Vec<Platform>, RequestError> {
     let default = env.filled("DOCKER_DEFAULT_PLATFORM");
     let names: Vec<&str> = if typed.is_empty() {
         default.iter().map(String::as_str).collect()
@@ -322,14 +327,7 @@ fn platform(typed: &[String], env: &Env) -> Result<Option<Platform>, RequestErro
             platforms.push(platform);
         }
     }
-    match platforms.as_slice() {
-        [] => Ok(None),
-        [platform] => Ok(Some(platform.clone())),
-        several => {
-            let names: Vec<_> = several.iter().map(Platform::short).collect();
-            usage(format!("building for several platforms at once is not supported yet: {}", names.join(", ")))
-        }
-    }
+    Ok(platforms)
 }
 
 /// A platform as typed; `local` is this machine's.

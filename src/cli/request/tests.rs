@@ -86,10 +86,6 @@ fn errors_in_dockers_words() {
             ("--allow everything .", "failed to build: invalid entitlement: everything"),
             ("--ulimit x=1 .", "invalid ulimit type: x"),
             ("--shm-size x .", "--shm-size: invalid size: 'x'"),
-            (
-                "--platform linux/amd64,linux/arm64 .",
-                "building for several platforms at once is not supported yet: linux/amd64, linux/arm64",
-            ),
             ("--cache-from x .", "--cache-from is not supported yet"),
             ("--cache-to x --squash .", "--cache-to is not supported yet"),
             ("-m 1g .", "--memory is not supported yet"),
@@ -323,6 +319,8 @@ fn the_rest() {
         assert_eq!(platform(".").as_deref(), Some("linux/arm64"));
         assert_eq!(platform("--platform linux/arm/v7 .").as_deref(), Some("linux/arm/v7"));
         assert_eq!(platform("--platform linux/x86_64,amd64 .").as_deref(), Some("linux/amd64"));
+        let several = ok(env, "--platform linux/amd64,linux/arm64 .");
+        assert_eq!((several.platforms.len(), several.plan.multi_platform), (2, true));
         assert_eq!(platform("--platform local ."), Some(Platform::host().short()));
         let request = ok(
             env,

@@ -156,6 +156,10 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     for (number, stream) in (0..).zip(streams) {
         kernel::become_stream(stream.unwrap_or(&null).as_fd(), number).during("set up the standard streams")?;
     }
+    if process.stdio == Stdio::Inherited && rustix::termios::isatty(rustix::stdio::stdin()) {
+        // For job control and ^C; a terminal that is another session's stays with it.
+        let _another_session = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+    }
     identity::limits(process)?;
     let policy = Policy { confined: !process.insecure, pretend_ownership: ground.one_id };
     identity::assume(process, *ground, policy)?;
@@ -236,6 +240,9 @@ fn mount_root(root: &Root, ground: Ground) -> Result<(OwnedFd, Staging), Fault> 
         Root::Overlay { lowers, upper, work } => {
             // The directories are opened before they are covered.
             let below = Target::at(upper).during(format!("open {}", upper.display()))?;
+            // Left by an earlier mount of the same directories, for a shell after a failure say: the kernel marks them because
+            // what was not synced could be lost in a crash, and then nothing of this run survives either.
+            let _absent = std::fs::remove_dir_all(work.join("work/incompat"));
             let changes = mounts::Changes { upper, work };
             let opened = mounts::OverlayParts::open(lowers, Some(changes)).during("open the layers")?;
             let mut staging = Staging::mount(&below)?;

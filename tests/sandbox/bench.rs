@@ -1,0 +1,233 @@
+//! A root made of busybox, and runs in it.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rbuild::cancel::Cancel;
+use rbuild::exec::{EnterOptions, ExecError, Exit, Process, Root, Session, Stdio, Stream, enter};
+use rbuild::snapshot::{Copied, Snapshots};
+
+/// Where a behaviour is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// As root, overlay.
+    Root,
+    /// As root, copied trees.
+    RootCopied,
+    /// As a user with subordinate ids.
+    ManyIds,
+    /// As a user without.
+    OneId,
+    /// As a user without, copied trees.
+    OneIdCopied,
+}
+
+const USER: &str = "1000";
+
+impl Setting {
+    pub const ALL: [Self; 5] = [Self::Root, Self::RootCopied, Self::ManyIds, Self::OneId, Self::OneIdCopied];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::RootCopied => "root_copied",
+            Self::ManyIds => "sandbox_many",
+            Self::OneId => "sandbox_one",
+            Self::OneIdCopied => "sandbox_one_copied",
+        }
+    }
+
+    pub fn is_copied(self) -> bool {
+        matches!(self, Self::RootCopied | Self::OneIdCopied)
+    }
+
+    pub fn is_root(self) -> bool {
+        matches!(self, Self::Root | Self::RootCopied)
+    }
+
+    pub fn has_one_id(self) -> bool {
+        matches!(self, Self::OneId | Self::OneIdCopied)
+    }
+
+    /// This binary in the setting, or why that is not to be had.
+    pub fn command(self) -> Result<Command, String> {
+        let root = rustix::process::geteuid().is_root();
+        if self.is_root() {
+            return if root { Ok(crate::itself()) } else { Err("needs root".to_owned()) };
+        }
+        let many = !self.has_one_id();
+        if !root {
+            let subordinate = std::fs::read_to_string("/etc/subuid").is_ok_and(|text| !text.is_empty());
+            return match (many, subordinate) {
+                (true, true) => Ok(crate::itself()),
+                (true, false) => Err("needs entries in /etc/subuid and /etc/subgid".to_owned()),
+                (false, true) => Err("needs a user without entries in /etc/subuid".to_owned()),
+                (false, false) => Ok(crate::itself()),
+            };
+        }
+        // The user's entries are made for this process only, in a mount namespace.
+        let entries = if many { format!("{USER}:200000:65536") } else { String::new() };
+        let script = format!(
+            "f=$(mktemp) && echo '{entries}' > $f && chmod 644 $f && mount --bind $f /etc/subuid && mount --bind $f /etc/subgid && rm -f $f; \
+             exec setpriv --reuid {USER} --regid {USER} --clear-groups \"$0\" \"$@\""
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).arg(std::env::current_exe().expect("own path"));
+        Ok(command)
+    }
+}
+
+/// One entered process with a root to run things in.
+pub struct Bench {
+    pub session: Session,
+    pub setting: Setting,
+    pub directory: PathBuf,
+    pub lowers: Vec<PathBuf>,
+    runs: AtomicU32,
+}
+
+/// What a run did.
+pub struct Ran {
+    pub exit: Result<Exit, ExecError>,
+    pub stdout: String,
+    pub stderr: String,
+    pub order: Vec<(Stream, String)>,
+    /// Where the changes are: an overlay's upper directory, or the whole root.
+    pub changes: PathBuf,
+}
+
+impl Ran {
+    /// What it printed; it must have ended well.
+    pub fn text(&self) -> &str {
+        match &self.exit {
+            Ok(exit) if exit.code == 0 => self.stdout.trim_end(),
+            other => panic!("{other:?}\nstdout: {}\nstderr: {}", self.stdout, self.stderr),
+        }
+    }
+
+    /// The error it must have ended with.
+    pub fn fault(&self) -> String {
+        self.exit.as_ref().expect_err("fails").to_string()
+    }
+}
+
+impl Bench {
+    pub fn new(setting: Setting) -> Self {
+        let session = enter(&EnterOptions { need_sandbox: true, need_userns: true }).expect("enters");
+        // The container of a CI may forbid everything; then the binary's own tests tell.
+        let directory = tempfile::Builder::new().prefix("rbuild-sandbox-").tempdir().expect("temp dir").keep();
+        let lower = directory.join("lower");
+        for name in ["bin", "etc", "tmp", "root", "usr/bin"] {
+            fs_err::create_dir_all(lower.join(name)).expect("mkdir");
+        }
+        fs_err::copy("/bin/busybox", lower.join("bin/busybox")).expect("busybox-static is installed");
+        for applet in APPLETS {
+            fs_err::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).expect("link");
+        }
+        fs_err::write(lower.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1234::/:/bin/sh\n")
+            .expect("write");
+        fs_err::write(lower.join("etc/not-executable"), "x").expect("write");
+        Self { session, setting, lowers: vec![lower], directory, runs: AtomicU32::new(0) }
+    }
+
+    /// Removes a tree with everything in it.
+    pub fn remove(&self, directory: &Path) {
+        remove(directory);
+    }
+
+    /// A fresh directory of this bench.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(format!("{name}-{number}"));
+        fs_err::create_dir(&path).expect("mkdir");
+        path
+    }
+
+    pub fn root(&self) -> Root {
+        let scratch = self.scratch("run");
+        let snapshots: std::sync::Arc<dyn Snapshots> = if self.setting.is_copied() {
+            std::sync::Arc::new(Copied { xattrs: self.session.overlay_xattrs })
+        } else {
+            self.session.snapshots(&self.directory)
+        };
+        snapshots.prepare(&self.lowers, &scratch).expect("prepares")
+    }
+
+    /// Runs a script.
+    pub fn sh(&self, script: &str) -> Ran {
+        self.run(script, |_| {})
+    }
+
+    /// Runs a script in a process changed by `change`.
+    pub fn run(&self, script: &str, change: impl FnOnce(&mut Process)) -> Ran {
+        let mut process = process(&["/bin/sh", "-c", script]);
+        change(&mut process);
+        self.start(&self.root(), &process, &Cancel::new())
+    }
+
+    pub fn start(&self, root: &Root, process: &Process, cancel: &Cancel) -> Ran {
+        let (mut stdout, mut stderr, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        let mut output = |stream: Stream, bytes: &[u8]| {
+            match stream {
+                Stream::Stdout => stdout.extend_from_slice(bytes),
+                Stream::Stderr => stderr.extend_from_slice(bytes),
+            }
+            order.push((stream, String::from_utf8_lossy(bytes).into_owned()));
+        };
+        let exit = self.session.executor.run(root, process, &mut output, cancel);
+        let changes = match root {
+            Root::Overlay { upper, .. } => upper.clone(),
+            Root::Directory(path) => path.clone(),
+        };
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ran { exit, stdout: text(stdout), stderr: text(stderr), order, changes }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        remove(&self.directory);
+    }
+}
+
+/// Removes a tree even if it has directories without any permission, as overlay's own.
+fn remove(directory: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let _best = std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(0o700));
+            remove(&entry.path());
+        } else {
+            let _best = std::fs::remove_file(entry.path());
+        }
+    }
+    let _best = std::fs::remove_dir(directory);
+}
+
+pub fn process(argv: &[&str]) -> Process {
+    Process {
+        argv: argv.iter().map(|&text| text.to_owned()).collect(),
+        env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
+        cwd: "/".to_owned(),
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        mounts: Vec::new(),
+        isolate_network: false,
+        insecure: false,
+        hostname: "buildkitsandbox".to_owned(),
+        add_hosts: Vec::new(),
+        shm_size: None,
+        ulimits: Vec::new(),
+        stdio: Stdio::Captured,
+    }
+}
+
+const APPLETS: [&str; 48] = [
+    "sh", "true", "false", "echo", "cat", "ls", "id", "env", "pwd", "stat", "sleep", "kill", "ps", "grep", "sed",
+    "head", "wc", "mount", "umount", "mkdir", "rmdir", "rm", "mv", "ln", "touch", "chmod", "chown", "ip", "dd", "seq",
+    "find", "sort", "nc", "hostname", "mknod", "test", "[", "cut", "tr", "readlink", "setsid", "df", "awk", "printf",
+    "su", "chroot", "unshare", "date",
+];

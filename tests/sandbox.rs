@@ -77,7 +77,12 @@ fn all() -> Vec<(String, Setting, Behaviour)> {
 }
 
 fn find(name: &str) -> (Setting, Behaviour) {
-    let found = all().into_iter().find(|(known, ..)| known == name);
+    let helpers: [(&str, Behaviour); 2] =
+        [(behaviours::RUNS_UNTIL_KILLED, behaviours::runs_until_killed), (behaviours::MEASURE, behaviours::measure)];
+    let helpers = Setting::ALL
+        .into_iter()
+        .flat_map(|setting| helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper)));
+    let found = all().into_iter().chain(helpers).find(|(known, ..)| known == name);
     let Some((_, setting, behaviour)) = found else {
         eprintln!("no test {name}");
         std::process::exit(2)
@@ -97,7 +102,7 @@ fn run(name: &str, setting: Setting) -> Outcome {
         Err(why) => return Outcome::Skipped(why),
     };
     let started = std::time::Instant::now();
-    let output = command.args(["--inside", name]).output().expect("starts itself");
+    let output = command.env("RUST_BACKTRACE", "0").args(["--inside", name]).output().expect("starts itself");
     let took = started.elapsed().as_millis();
     if output.status.success() {
         println!("test {name} ... ok ({took} ms)");

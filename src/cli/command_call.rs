@@ -41,7 +41,8 @@ pub fn check(source: &Arc<Source>, lints: &[Lint], faults: &[Diagnostic], as_jso
         out += &check_report(lints.iter().map(warning).collect());
     }
     for fault in faults {
-        out += &format!("\n{}{}", fault.render(), error_line(&fault.message()));
+        let gap = if out.is_empty() { "" } else { "\n" };
+        out += &format!("{gap}{}\n{}", fault.render().trim_end(), error_line(&fault.message()));
     }
     out
 }
@@ -65,7 +66,10 @@ fn check_json(source: &Source, lints: &[Lint], faults: &[Diagnostic]) -> String 
     let text = json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
     out.insert("sources".to_owned(), json!([text]));
     if let Some(fault) = faults.first() {
-        out.insert("buildError".to_owned(), json!({ "message": fault.message(), "location": fault.lines.map(location) }));
+        out.insert(
+            "buildError".to_owned(),
+            json!({ "message": fault.message(), "location": fault.lines.map(location) }),
+        );
     }
     format!("{:#}\n", Value::Object(out))
 }
@@ -154,9 +158,7 @@ pub fn targets(source: &Source, targets: &[Target], as_json: bool) -> String {
 /// The questions there are.
 pub fn questions(as_json: bool) -> String {
     if as_json {
-        let one = |(name, version, text): &(&str, &str, &str)| {
-            json!({ "name": name, "version": version, "type": "rpc", "description": text })
-        };
+        let one = |(name, version, text): &(&str, &str, &str)| json!({ "name": name, "version": version, "type": "rpc", "description": text });
         return format!("{:#}\n", Value::Array(QUESTIONS.iter().map(one).collect()));
     }
     let cells = |(name, version, text): &(&str, &str, &str)| [name, version, text].map(|text| (*text).to_owned());
@@ -214,14 +216,21 @@ mod tests {
     fn findings() {
         assert_eq!(check(&source(), &[], &[], false), "Check complete, no warnings found.\n");
         let text = check(&source(), &[lint()], &[], false);
-        assert!(text.starts_with("Check complete, 1 warning has been found!\n\nWARNING: StageNameCasing - https:"), "{text}");
+        assert!(
+            text.starts_with("Check complete, 1 warning has been found!\n\nWARNING: StageNameCasing - https:"),
+            "{text}"
+        );
         let parsed: Value = serde_json::from_str(&check(&source(), &[lint()], &[], true)).expect("JSON");
         assert_eq!(parsed["warnings"][0]["ruleName"], "StageNameCasing");
         assert_eq!(parsed["warnings"][0]["location"], location(at(1)));
         assert_eq!(parsed["buildError"], Value::Null);
-        let faults = crate::dockerfile::parse(Source::new("Dockerfile", "FROM a\nRUNN x\n")).expect_err("no such instruction");
+        let faults =
+            crate::dockerfile::parse(Source::new("Dockerfile", "FROM a\nRUNN x\n")).expect_err("no such instruction");
         let text = check(&source(), &[], &faults, false);
-        assert!(text.ends_with("ERROR: dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)\n"), "{text}");
+        assert!(
+            text.ends_with("ERROR: dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)\n"),
+            "{text}"
+        );
         let parsed: Value = serde_json::from_str(&check(&source(), &[], &faults, true)).expect("JSON");
         assert_eq!(parsed["buildError"]["location"], location(at(2)));
     }

@@ -189,7 +189,8 @@ impl Job<'_> {
         self.engine
             .store
             .lock(LockKind::Step, &key.0.0, &|| cancel.is_cancelled(), &mut |pid| {
-                if !told {
+                // Steps of this build (for another platform) need no remark.
+                if !told && pid != Some(std::process::id()) {
                     told = true;
                     let who = pid.map_or_else(|| "another process".to_owned(), |p| format!("process {p}"));
                     self.vertex

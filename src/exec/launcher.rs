@@ -65,6 +65,7 @@ pub(crate) fn start(ground: Ground) -> io::Result<(OwnedFd, Child)> {
 struct Step {
     child: Child,
     socket: OwnedFd,
+    stopped: bool,
 }
 
 fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
@@ -74,24 +75,25 @@ fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
         let mut polled = vec![PollFd::new(control, PollFlags::IN)];
         for step in &steps {
             polled.push(PollFd::new(&step.child.pidfd, PollFlags::IN));
-            polled.push(PollFd::new(&step.socket, PollFlags::IN));
+            let listening = if step.stopped { PollFlags::empty() } else { PollFlags::IN };
+            polled.push(PollFd::new(&step.socket, listening));
         }
         match poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let ready: Vec<bool> =
+            polled.iter().map(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP)).collect();
         drop(polled);
-        for (index, step) in steps.iter().enumerate() {
-            // The only word from rbuild is that it wants no more of the step; the other is silence, when it is gone.
-            if ready[2 * index + 2] {
+        let mut at = 0;
+        steps.retain_mut(|step| {
+            at += 2;
+            // The only word from rbuild is the end of the conversation: it wants no more of the step.
+            if ready[at] && !step.stopped {
+                step.stopped = true;
                 let _ended = pidfd_send_signal(&step.child.pidfd, Signal::KILL);
             }
-        }
-        let mut index = 0;
-        steps.retain(|step| {
-            index += 1;
-            !(ready[2 * index - 1] && reap(step))
+            !(ready[at - 1] && reap(step))
         });
         if ready[0] {
             let (request, fds) = wire::receive(control)?;
@@ -151,7 +153,7 @@ fn launch(request: Request, fds: Vec<OwnedFd>, ground: Ground) -> Option<Step> {
         (true, Request::RunIsolated) => STEP_NAMESPACES | libc::CLONE_NEWNET,
     };
     match kernel::fork_into(flags) {
-        Ok(Side::Parent(child)) => Some(Step { child, socket: handles.socket }),
+        Ok(Side::Parent(child)) => Some(Step { child, socket: handles.socket, stopped: false }),
         Ok(Side::Child) => match request {
             Request::Probe => probe::main(&spec, &handles.socket),
             Request::Run | Request::RunIsolated if ground.namespaces => step::main(&spec, &handles),

@@ -147,7 +147,7 @@ impl Running {
             pass_on(&mut self.stderr, Stream::Stderr, &mut buffer, output)?;
             if cancel.is_cancelled() && !told_to_stop {
                 told_to_stop = true;
-                let _ended = wire::send(&self.socket, b"stop", &[]);
+                wire::say_stop(&self.socket);
             }
             if !told {
                 continue;

@@ -1,12 +1,32 @@
 //! What every sandbox must do, one function per behaviour.
 
-use crate::bench::{Bench, Setting};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-pub const ALL: &[(&str, fn(Setting))] = &[("env_is_exact", env_is_exact), ("exit_codes", exit_codes)];
+use rbuild::cancel::Cancel;
+use rbuild::exec::{ExecError, HostCommand, Mount, MountKind, Root, Stream};
+
+use crate::bench::{Bench, Setting, process};
+
+pub type Named = (&'static str, fn(Setting));
+
+macro_rules! named {
+    ($($name:ident)*) => { &[$((stringify!($name), $name)),*] };
+}
+
+pub const ALL: &[Named] = named![
+    env_is_exact exit_codes first_process_of_its_namespace program_faults user_and_groups capabilities_and_filter insecure_is_not_confined
+    forbidden_calls working_directory limits devices hidden_and_read_only_parts nothing_stays names_and_network own_network_has_only_lo
+    output_is_whole_and_in_order background_processes_die killed_from_outside cancel_kills_everything kill_of_rbuild_leaves_nothing
+    many_at_once one_id_pretends programs_of_the_host
+];
 
 /// Whether a behaviour can be had in a setting.
-pub fn applies(_name: &str, _setting: Setting) -> bool {
-    true
+pub fn applies(name: &str, setting: Setting) -> bool {
+    match name {
+        "one_id_pretends" => setting.has_one_id(),
+        _ => true,
+    }
 }
 
 fn env_is_exact(setting: Setting) {
@@ -23,4 +43,416 @@ fn exit_codes(setting: Setting) {
     for code in [0, 1, 42, 255] {
         assert_eq!(bench.sh(&format!("exit {code}")).exit.expect("runs").code, code);
     }
+    assert_eq!(bench.sh("sh -c 'kill -9 $$'; echo $?").text(), "137");
+}
+
+fn first_process_of_its_namespace(setting: Setting) {
+    let bench = Bench::new(setting);
+    let text = bench.sh("echo $$; umask; cat; cat /proc/self/oom_score_adj; hostname; ps | wc -l");
+    // A header, the shell, ps and wc.
+    assert_eq!(text.text(), "1\n0022\n0\nbuildkitsandbox\n4");
+    let ran = bench
+        .run("", |process| process.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/1/status"].map(String::from).to_vec());
+    let blocked = ran.text().to_owned();
+    assert_eq!(blocked, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000");
+    let fds = bench.sh("ls /proc/self/fd").text().to_owned();
+    assert_eq!(fds, "0\n1\n2\n3", "3 is ls's own");
+}
+
+fn program_faults(setting: Setting) {
+    let bench = Bench::new(setting);
+    let check = |argv: &[&str], expected: &str| {
+        let ran = bench.start(&bench.root(), &process(argv), &Cancel::new());
+        assert!(matches!(ran.exit, Err(ExecError::NotExecutable(_))), "{:?}", ran.exit);
+        assert_eq!(ran.fault(), expected);
+    };
+    check(&["frobnicate"], "exec: \"frobnicate\": executable file not found in $PATH");
+    check(&["/bin/none"], "exec: \"/bin/none\": stat /bin/none: no such file or directory");
+    check(&["/etc/not-executable"], "exec: \"/etc/not-executable\": permission denied");
+    check(&["/etc"], "exec: \"/etc\": is a directory");
+    check(&[""], "exec: \"\": executable file not found in $PATH");
+    let ran = bench.sh("printf 'junk' > /tmp/junk; chmod 755 /tmp/junk; /tmp/junk; echo $?");
+    assert!(ran.exit.is_ok());
+}
+
+fn user_and_groups(setting: Setting) {
+    let bench = Bench::new(setting);
+    let ran = bench.run("id -u; id -g; id -G; echo x > /dev/stdout", |process| {
+        (process.uid, process.gid, process.groups) = (1234, 33, vec![33, 44]);
+    });
+    // With one id everybody is its root.
+    assert_eq!(
+        ran.text(),
+        if setting.has_one_id() { "0\n0\n0\nx" } else { "1234\n33\n33 44\nx" }
+            .replace("0\n0\n0\n", &one_id_groups(&bench))
+    );
+    if !setting.has_one_id() {
+        assert_eq!(bench.sh("id -G; touch /tmp/f; chown 7:8 /tmp/f; stat -c '%u %g' /tmp/f").text(), "0\n7 8");
+    }
+}
+
+/// With one id groups cannot be dropped; busybox prints those outside the namespace too.
+fn one_id_groups(bench: &Bench) -> String {
+    let groups = bench.sh("id -G").text().to_owned();
+    assert!(groups.starts_with('0'), "{groups}");
+    format!("0\n0\n{groups}\n")
+}
+
+fn capabilities_and_filter(setting: Setting) {
+    let bench = Bench::new(setting);
+    let status = |uid: u32| {
+        let ran = bench.run("grep -E '^(Cap|NoNew|Seccomp:)' /proc/self/status", |process| process.uid = uid);
+        ran.text().split_whitespace().filter(|word| !word.ends_with(':')).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (none, docker) = ("0000000000000000", "00000000a80425fb");
+    assert_eq!(status(0), [none, docker, docker, docker, none, "0", "2"]);
+    if !setting.has_one_id() {
+        assert_eq!(status(1234), [none, none, none, docker, none, "0", "2"]);
+    }
+}
+
+fn insecure_is_not_confined(setting: Setting) {
+    let bench = Bench::new(setting);
+    let ran = bench.run(
+        "grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted",
+        |process| {
+            process.insecure = true;
+        },
+    );
+    let text = ran.text();
+    assert!(!text.contains("a80425fb") && text.ends_with("mounted"), "{text}");
+    assert_eq!(text.contains("Seccomp:\t0"), !setting.has_one_id());
+    let hidden = "cut -d' ' -f2 /proc/mounts | grep -c -E '^/(proc|sys/firmware)/.'; true";
+    assert_eq!(bench.run(hidden, |process| process.insecure = true).text(), "0");
+    assert_ne!(bench.sh(hidden).text(), "0");
+}
+
+fn forbidden_calls(setting: Setting) {
+    let bench = Bench::new(setting);
+    assert_eq!(bench.sh("mount -t tmpfs none /tmp 2>/dev/null || echo no").text(), "no");
+    assert_eq!(bench.sh("unshare -U true 2>/dev/null || echo no").text(), "no");
+    assert_eq!(bench.sh("chroot / /bin/echo yes").text(), "yes");
+}
+
+fn working_directory(setting: Setting) {
+    let bench = Bench::new(setting);
+    let ran = bench.run("pwd; stat -c '%u %g %a' . ..", |process| {
+        (process.cwd, process.uid, process.gid) = ("/srv/app".into(), 1234, 33);
+    });
+    let owner = if setting.has_one_id() { "0 0 755" } else { "1234 33 755" };
+    assert_eq!(ran.text(), format!("/srv/app\n{owner}\n{owner}"));
+    assert!(ran.changes.join("srv/app").is_dir(), "it stays");
+    let lower = &bench.lowers[0];
+    fs_err::os::unix::fs::symlink("/../../../real", lower.join("link")).expect("link");
+    assert_eq!(bench.run("pwd", |process| process.cwd = "/link/x".into()).text(), "/real/x");
+    let fault = bench.run("pwd", |process| process.cwd = "/etc/passwd".into()).fault();
+    assert!(fault.contains("/etc/passwd"), "{fault}");
+    let ran = bench.run("pwd", |process| (process.cwd, process.uid) = ("/root/deep".into(), 1234));
+    assert_eq!(ran.text(), "/root/deep");
+}
+
+fn limits(setting: Setting) {
+    let bench = Bench::new(setting);
+    let ran = bench.run("ulimit -n; ulimit -Hn; ulimit -c; df -k /dev/shm | awk 'NR==2 {print $2}'", |process| {
+        process.ulimits = vec![("nofile".into(), 100, 200), ("core".into(), 0, 0)];
+        process.shm_size = Some(1 << 20);
+    });
+    assert_eq!(ran.text(), "100\n200\n0\n1024");
+    assert_eq!(bench.sh("df -k /dev/shm | awk 'NR==2 {print $2}'").text(), "65536");
+    let fault = bench.run("true", |process| process.ulimits = vec![("frobs".into(), 1, 1)]).fault();
+    assert_eq!(fault, "ulimit frobs: unknown resource");
+}
+
+fn devices(setting: Setting) {
+    let bench = Bench::new(setting);
+    let listing = "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero";
+    assert_eq!(bench.sh("ls /dev").text(), listing);
+    let script = "echo x > /dev/null; head -c 3 /dev/zero | wc -c; echo y > /dev/shm/f && cat /dev/shm/f; ls /dev/pts; \
+                  stat -c '%F %a' /dev/null /dev/shm; echo z > /dev/extra && cat /dev/extra; echo e > /dev/stderr";
+    let ran = bench.sh(script);
+    assert_eq!(ran.text(), "3\ny\nptmx\ncharacter special file 666\ndirectory 1777\nz");
+    assert_eq!(ran.stderr, "e\n");
+    assert!(!ran.changes.join("dev").exists());
+}
+
+fn hidden_and_read_only_parts(setting: Setting) {
+    let bench = Bench::new(setting);
+    let script = "for path in kcore keys timer_list; do head -c 1 /proc/$path 2>/dev/null | wc -c; done; ls /proc/acpi /proc/scsi /sys/firmware 2>/dev/null; \
+                  for path in /proc/sys/kernel/hostname /proc/sysrq-trigger /sys/kernel/x /proc/sys/x; do (echo x > $path) 2>/dev/null && echo WROTE $path; done; echo end";
+    let text = bench.sh(script).text().to_owned();
+    let kept: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
+    assert_eq!(kept, ["0", "0", "0", "end"], "{text}");
+    assert_eq!(bench.sh("grep -c sysfs /proc/mounts; ls /sys/fs/cgroup | wc -l").text().lines().next(), Some("1"));
+    assert_eq!(
+        bench.sh("cat /proc/self/mounts | cut -d' ' -f2 | grep -E '^/(tmp|work|home)' ; true").text(),
+        "",
+        "nothing of the host"
+    );
+}
+
+/// The tree with kinds, modes and times, without the root's own access time.
+fn listing(directory: &Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    let mut found = Vec::new();
+    let mut todo = vec![directory.to_owned()];
+    while let Some(path) = todo.pop() {
+        let meta = fs_err::symlink_metadata(&path).expect("stat");
+        let name = path.strip_prefix(directory).expect("below").display().to_string();
+        found.push(format!("{name} {:o} {}.{:09}", meta.mode(), meta.mtime(), meta.mtime_nsec()));
+        if meta.is_dir() {
+            todo.extend(fs_err::read_dir(&path).expect("read").map(|entry| entry.expect("entry").path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn nothing_stays(setting: Setting) {
+    let bench = Bench::new(setting);
+    let root = bench.root();
+    let directory = match &root {
+        Root::Overlay { upper, .. } => upper.clone(),
+        Root::Directory(path) => path.clone(),
+    };
+    let mut before = listing(&directory);
+    let mut process = process(&["true"]);
+    let file = || MountKind::File { content: b"x".to_vec(), mode: 0o400, uid: 0, gid: 0 };
+    process.mounts = vec![
+        Mount { target: "/run/secrets/deep/one".into(), kind: file() },
+        Mount { target: "/etc/two".into(), kind: file() },
+        Mount { target: "/usr/bin/cache".into(), kind: MountKind::Tmpfs { size: None, mode: None } },
+    ];
+    std::thread::sleep(Duration::from_millis(20));
+    let ran = bench.start(&root, &process, &Cancel::new());
+    let exit = ran.exit.expect("runs");
+    for stub in ["/run", "/run/secrets", "/run/secrets/deep/one", "/etc/two", "/usr/bin/cache"] {
+        assert!(exit.stubs.iter().any(|path| path == stub), "{stub} in {:?}", exit.stubs);
+    }
+    let after = listing(&directory);
+    if let Root::Overlay { .. } = root {
+        // Directories that were written to have been copied up; they equal those below.
+        let lower = listing(&bench.lowers[0]);
+        before.extend(
+            lower.into_iter().filter(|line| ["etc ", "usr ", "usr/bin "].iter().any(|name| line.starts_with(name))),
+        );
+        before.sort();
+    }
+    assert_eq!(after, before);
+    process.argv = vec!["sh".into(), "-c".into(), "echo kept > /run/secrets/mine".into()];
+    bench.start(&root, &process, &Cancel::new()).exit.expect("runs");
+    assert_eq!(fs_err::read_to_string(directory.join("run/secrets/mine")).expect("read"), "kept\n");
+    assert!(!directory.join("run/secrets/deep").exists());
+}
+
+fn names_and_network(setting: Setting) {
+    let bench = Bench::new(setting);
+    let ran = bench.run("cat /etc/hosts; (echo x >> /etc/hosts) 2>/dev/null || echo read-only", |process| {
+        process.hostname = "box".into();
+        process.add_hosts = vec![("db".into(), "10.0.0.7".into())];
+    });
+    let hosts = "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.7\tdb\n";
+    assert_eq!(ran.text(), format!("{hosts}read-only"));
+    let host = fs_err::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    assert_eq!(bench.sh("cat /etc/resolv.conf").stdout, host);
+    let interfaces = |text: &str| text.lines().filter(|line| line.contains(':')).count();
+    let outside = interfaces(&fs_err::read_to_string("/proc/net/dev").expect("read"));
+    assert_eq!(interfaces(bench.sh("cat /proc/net/dev").text()), outside);
+}
+
+fn own_network_has_only_lo(setting: Setting) {
+    let bench = Bench::new(setting);
+    let script = "ip -o link | cut -d: -f2; ip -o addr show lo | grep -c 'inet '; ls /sys/class/net; nc -l -p 99 -e echo heard & sleep 0.2; nc 127.0.0.1 99";
+    let ran = bench.run(script, |process| process.isolate_network = true);
+    let text = ran.text();
+    assert!(text.starts_with(" lo\n1\nlo"), "{text}");
+}
+
+fn output_is_whole_and_in_order(setting: Setting) {
+    let bench = Bench::new(setting);
+    let ran = bench.sh("seq 1 170000; seq 1 170000 >&2");
+    assert!(ran.stdout.len() > 1 << 20 && ran.stdout == ran.stderr);
+    let ran = bench.sh("echo a; sleep 0.1; echo b >&2; sleep 0.1; echo c; printf 'no newline'");
+    let order: Vec<_> = ran.order.iter().map(|(stream, text)| (*stream == Stream::Stdout, text.as_str())).collect();
+    assert_eq!((order[0], order[1], order[2].0), ((true, "a\n"), (false, "b\n"), true));
+    assert!(ran.stdout.ends_with("c\nno newline"));
+}
+
+/// How many processes outside or inside have this word on their command line.
+fn alive(word: &str) -> usize {
+    let entries = fs_err::read_dir("/proc").expect("read").flatten();
+    let lines = entries.filter_map(|entry| fs_err::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())).count()
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A number of seconds nobody else sleeps.
+fn marker() -> String {
+    format!("{}.{}", 10_000 + std::process::id(), Instant::now().elapsed().as_nanos() % 1000 + 1)
+}
+
+fn background_processes_die(setting: Setting) {
+    let bench = Bench::new(setting);
+    let word = marker();
+    let started = Instant::now();
+    bench
+        .sh(&format!(
+            "sleep {word} & setsid sleep {word} & (setsid setsid sleep {word} >/dev/null 2>&1 &); sleep 0.1; echo done"
+        ))
+        .text();
+    assert!(started.elapsed() < Duration::from_secs(5));
+    assert_eq!(alive(&word), 0);
+}
+
+fn killed_from_outside(setting: Setting) {
+    let bench = Bench::new(setting);
+    let word = marker();
+    let ran = std::thread::scope(|scope| {
+        let target = word.clone();
+        scope.spawn(move || {
+            wait_until("it runs", || alive(&target) == 1);
+            std::process::Command::new("pkill")
+                .args(["-KILL", "-x", "-f", &format!("sleep {target}")])
+                .status()
+                .expect("pkill");
+        });
+        bench.start(&bench.root(), &process(&["sleep", &word]), &Cancel::new())
+    });
+    let exit = ran.exit.expect("runs");
+    assert_eq!((exit.code, exit.out_of_memory), (137, false));
+}
+
+fn cancel_kills_everything(setting: Setting) {
+    let bench = Bench::new(setting);
+    let (word, cancel) = (marker(), Cancel::new());
+    std::thread::scope(|scope| {
+        let (target, raised) = (word.clone(), cancel.clone());
+        scope.spawn(move || {
+            wait_until("it runs", || alive(&target) == 2);
+            raised.cancel();
+        });
+        let script = format!("trap '' TERM INT; setsid sleep {word} & sleep {word}; true");
+        let ran = bench.start(&bench.root(), &process(&["sh", "-c", &script]), &cancel);
+        assert!(matches!(ran.exit, Err(ExecError::Cancelled(_))), "{:?}", ran.exit);
+    });
+    assert_eq!(alive(&word), 0);
+    let ran = bench.start(&bench.root(), &process(&["true"]), &cancel);
+    assert!(matches!(ran.exit, Err(ExecError::Cancelled(_))), "not even started");
+}
+
+fn kill_of_rbuild_leaves_nothing(setting: Setting) {
+    let word = marker();
+    // Not entered itself: a process that may be killed does it.
+    let name = format!("{}_{RUNS_UNTIL_KILLED}", setting.name());
+    let mounts = || fs_err::read_to_string("/proc/self/mountinfo").expect("read").lines().count();
+    let before = mounts();
+    let temp = tempfile::tempdir().expect("temp dir");
+    let mut child =
+        crate::itself().args(["--inside", &name, &word]).env("TMPDIR", temp.path()).spawn().expect("starts");
+    wait_until("its steps run", || alive(&word) >= 4);
+    assert_eq!(mounts(), before, "mounts are seen in steps only");
+    child.kill().expect("kills");
+    child.wait().expect("waits");
+    wait_until("everything is gone", || alive(&word) == 0);
+    if !rustix::process::geteuid().is_root() {
+        // What subordinate ids own, only they can remove.
+        Bench::new(setting).remove(temp.path());
+    }
+}
+
+/// The name of [`runs_until_killed`], which is no test.
+pub const RUNS_UNTIL_KILLED: &str = "runs_until_killed";
+
+pub fn runs_until_killed(setting: Setting) {
+    let word = std::env::args().nth(3).expect("a word");
+    let bench = Bench::new(setting);
+    let script = format!("trap '' TERM HUP; setsid sleep {word} & sleep {word}; true");
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| bench_run(&bench, &script));
+        }
+    });
+}
+
+/// The name of [`measure`], which is no test: `sandbox --inside root_measure 200` prints what an empty step costs.
+pub const MEASURE: &str = "measure";
+
+#[expect(clippy::print_stdout, reason = "its result")]
+pub fn measure(setting: Setting) {
+    let count = std::env::args().nth(3).and_then(|text| text.parse().ok()).unwrap_or(100);
+    let bench = Bench::new(setting);
+    let mut times = Vec::new();
+    for isolated in [false, true] {
+        times.clear();
+        for _ in 0..count {
+            let root = bench.root();
+            let mut process = process(&["/bin/true"]);
+            process.isolate_network = isolated;
+            let start = Instant::now();
+            bench.start(&root, &process, &Cancel::new()).exit.expect("runs");
+            times.push(start.elapsed());
+        }
+        times.sort();
+        let (median, p90) = (times[times.len() / 2], times[times.len() * 9 / 10]);
+        println!("{} network isolated: {isolated}: median {median:?}, p90 {p90:?}, min {:?}", setting.name(), times[0]);
+    }
+}
+
+fn bench_run(bench: &Bench, script: &str) {
+    let _ended = bench.start(&bench.root(), &process(&["sh", "-c", script]), &Cancel::new());
+}
+
+fn many_at_once(setting: Setting) {
+    let bench = Bench::new(setting);
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..50)
+            .map(|number| {
+                let bench = &bench;
+                scope.spawn(move || {
+                    let script = format!("echo {number} > /tmp/f; sleep 0.1; cat /tmp/f; exit {number}");
+                    let ran = bench.start(&bench.root(), &process(&["sh", "-c", &script]), &Cancel::new());
+                    (ran.exit.expect("runs").code, ran.stdout)
+                })
+            })
+            .collect();
+        for (number, run) in (0..).zip(runs) {
+            assert_eq!(run.join().expect("no panic"), (number, format!("{number}\n")));
+        }
+    });
+}
+
+fn one_id_pretends(setting: Setting) {
+    let bench = Bench::new(setting);
+    fs_err::create_dir_all(bench.lowers[0].join("etc/apt/apt.conf.d")).expect("mkdir");
+    let ran =
+        bench.sh("touch /tmp/f; chown 7:8 /tmp/f && su -s /bin/sh app -c 'echo as app'; cat /etc/apt/apt.conf.d/*");
+    assert_eq!(ran.text(), "as app\nAPT::Sandbox::User \"root\";");
+    assert!(!ran.changes.join("etc/apt/apt.conf.d/zz-rbuild-one-id").exists());
+}
+
+fn programs_of_the_host(setting: Setting) {
+    let bench = Bench::new(setting);
+    let script = "id -u; cat; echo $WORD >&2; readlink /proc/self/ns/user";
+    let command = HostCommand {
+        argv: ["sh", "-c", script].map(Into::into).to_vec(),
+        env: vec![("WORD".into(), "said".into())],
+        cwd: Some("/".into()),
+        stdin: b"read\n".to_vec(),
+    };
+    let output = bench.session.host().run(&command, &Cancel::new()).expect("runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let own = std::fs::read_link("/proc/self/ns/user").expect("link").display().to_string();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!((output.code, output.stderr.as_slice()), (0, b"said\n".as_slice()));
+    assert_eq!(lines[..2], [if setting.is_root() { "0" } else { "1000" }, "read"]);
+    assert_eq!(lines[2] == own, setting.is_root());
+    let missing = HostCommand { argv: vec!["/does/not/exist".into()], ..HostCommand::default() };
+    let error = bench.session.host().run(&missing, &Cancel::new()).expect_err("missing");
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
 }

@@ -1,8 +1,8 @@
 //! A root made of busybox, and runs in it.
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbuild::cancel::Cancel;
 use rbuild::exec::{EnterOptions, ExecError, Exit, Process, Root, Session, Stdio, Stream, enter};
@@ -84,7 +84,7 @@ pub struct Bench {
     pub setting: Setting,
     pub directory: PathBuf,
     pub lowers: Vec<PathBuf>,
-    runs: Cell<u32>,
+    runs: AtomicU32,
 }
 
 /// What a run did.
@@ -128,13 +128,18 @@ impl Bench {
         fs_err::write(lower.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1234::/:/bin/sh\n")
             .expect("write");
         fs_err::write(lower.join("etc/not-executable"), "x").expect("write");
-        Self { session, setting, lowers: vec![lower], directory, runs: Cell::new(0) }
+        Self { session, setting, lowers: vec![lower], directory, runs: AtomicU32::new(0) }
+    }
+
+    /// Removes a tree with everything in it.
+    pub fn remove(&self, directory: &Path) {
+        remove(directory);
     }
 
     /// A fresh directory of this bench.
     pub fn scratch(&self, name: &str) -> PathBuf {
-        self.runs.set(self.runs.get() + 1);
-        let path = self.directory.join(format!("{name}-{}", self.runs.get()));
+        let number = self.runs.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(format!("{name}-{number}"));
         fs_err::create_dir(&path).expect("mkdir");
         path
     }

@@ -240,6 +240,9 @@ fn mount_root(root: &Root, ground: Ground) -> Result<(OwnedFd, Staging), Fault> 
         Root::Overlay { lowers, upper, work } => {
             // The directories are opened before they are covered.
             let below = Target::at(upper).during(format!("open {}", upper.display()))?;
+            // Left by an earlier mount of the same directories, for a shell after a failure say: the kernel marks them because
+            // what was not synced could be lost in a crash, and then nothing of this run survives either.
+            let _absent = std::fs::remove_dir_all(work.join("work/incompat"));
             let changes = mounts::Changes { upper, work };
             let opened = mounts::OverlayParts::open(lowers, Some(changes)).during("open the layers")?;
             let mut staging = Staging::mount(&below)?;

@@ -134,7 +134,11 @@ impl Rooted {
         match missing {
             Missing::Directory(uid, gid) => {
                 let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-                chownat(top, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
+                match chownat(top, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {
+                    // An id that does not exist in this user namespace.
+                    Ok(()) | Err(Errno::INVAL) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
             }
             // What is made on some other mount (a cache, a tmpfs) is no part of the layer.
             Missing::MountDirectory | Missing::MountFile if mount_of(top) == self.mount => {

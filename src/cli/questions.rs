@@ -121,7 +121,7 @@ pub(super) fn call(
                 Ok(file) => {
                     let ask = |facts: &plan::Facts| {
                         Ok(match plan::check(&file, spec.plan, facts) {
-                            Checked::Done { lints, faults } => Asked::Answer((lints, faults)),
+                            Checked::Done { lints, faults, .. } => Asked::Answer((lints, faults)),
                             Checked::Needs(requests) => Asked::Needs(requests),
                         })
                     };

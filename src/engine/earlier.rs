@@ -100,6 +100,9 @@ fn listing_name(value: &str) -> String {
 
 /// Keeps the files behind a content digest for later explanations.
 pub(super) fn keep_listing(engine: &Engine<'_>, value: &str, listing: &Listing) -> Result<(), StepError> {
+    if engine.store.contains(Kind::Fact, &listing_name(value)).unwrap_or(false) {
+        return Ok(());
+    }
     let bytes = serde_json::to_vec(listing).expect("plain data serialises");
     engine.store.put(Kind::Fact, &listing_name(value), &bytes).map_err(|e| StepError::world("write to the store", &e))
 }

@@ -13,7 +13,7 @@ use super::contexts::Inputs;
 use super::env::Env;
 use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
 use super::world::{Opened, enter, now};
-use super::{Done, Failure, outputs, questions};
+use super::{Done, Failure, outputs, questions, rules};
 use crate::catalog::pull::Policy;
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::Lint;
@@ -25,9 +25,6 @@ use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::snapshot::Copied;
 use crate::source::Source;
 use crate::ui::{Display, Mode, Size, failed_to_solve, warnings_summary};
-
-/// Where a lint rule is explained.
-const RULE_URL: &str = "https://docs.docker.com/go/dockerfile/rule/";
 
 /// Builds, or answers a question about the Dockerfile.
 pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bool) -> Done {
@@ -229,26 +226,10 @@ fn plain_warning(note: &str) -> Warning {
 fn lint_warning(lint: &Lint, source: &Arc<Source>) -> Warning {
     Warning {
         short: format!("{}: {} (line {})", lint.rule, lint.message, lint.lines.first),
-        detail: Vec::new(),
-        url: rule_url(lint.rule),
+        detail: Some(rules::description(lint.rule).to_owned()).filter(|text| !text.is_empty()).into_iter().collect(),
+        url: rules::url(lint.rule),
         place: Some(Place { source: source.clone(), lines: lint.lines }),
     }
-}
-
-/// The documentation of a rule: its name in kebab case.
-pub(super) fn rule_url(rule: &str) -> Option<String> {
-    let mut kebab = String::new();
-    let letters: Vec<char> = rule.chars().collect();
-    for (at, letter) in letters.iter().enumerate() {
-        let word_begins = at > 0
-            && letter.is_uppercase()
-            && (letters[at - 1].is_lowercase() || letters.get(at + 1).is_some_and(|next| next.is_lowercase()));
-        if word_begins {
-            kebab.push('-');
-        }
-        kebab.extend(letter.to_lowercase());
-    }
-    Some(format!("{RULE_URL}{kebab}/"))
 }
 
 fn remove_old(path: &PathBuf) -> Result<(), Failure> {
@@ -284,13 +265,5 @@ mod tests {
         assert!(!memory_lasts_by(&meminfo(99), ""));
         assert!(!memory_lasts_by(&meminfo(900), "some avg10=10.00 avg60=0.00\n"));
         assert!(memory_lasts_by("", ""));
-    }
-
-    #[test]
-    fn rules_have_an_address_in_kebab_case() {
-        let url = |rule: &str| rule_url(rule).and_then(|u| u.strip_prefix(RULE_URL).map(str::to_owned));
-        assert_eq!(url("StageNameCasing").as_deref(), Some("stage-name-casing/"));
-        assert_eq!(url("JSONArgsRecommended").as_deref(), Some("json-args-recommended/"));
-        assert_eq!(url("FromAsCasing").as_deref(), Some("from-as-casing/"));
     }
 }

@@ -13,10 +13,11 @@ use super::contexts::Inputs;
 use super::env::Env;
 use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
 use super::world::{Opened, enter, now};
-use super::{Done, Failure, outputs, questions, rules};
+use super::{Done, Failure, outputs, questions};
 use crate::catalog::pull::Policy;
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::Lint;
+use crate::dockerfile::rules::Rule;
 use crate::engine::slots::Limit;
 use crate::engine::{Options, StepError};
 use crate::event::{Place, Progress, Warning};
@@ -224,10 +225,11 @@ fn plain_warning(note: &str) -> Warning {
 
 /// A finding in the words of the summary.
 fn lint_warning(lint: &Lint, source: &Arc<Source>) -> Warning {
+    let rule = Rule::find(lint.rule);
     Warning {
         short: format!("{}: {} (line {})", lint.rule, lint.message, lint.lines.first),
-        detail: Some(rules::description(lint.rule).to_owned()).filter(|text| !text.is_empty()).into_iter().collect(),
-        url: rules::url(lint.rule),
+        detail: rule.map(|rule| rule.description.to_owned()).into_iter().collect(),
+        url: rule.and_then(Rule::url),
         place: Some(Place { source: source.clone(), lines: lint.lines }),
     }
 }

@@ -8,10 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::rules;
 use super::table::table;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, excerpt};
 use crate::dockerfile::ast::Lint;
+use crate::dockerfile::rules::Rule;
 use crate::event::Place;
 use crate::plan::outline::{Outline, OutlineSecret, Target};
 use crate::source::{Lines, Source};
@@ -25,53 +25,70 @@ const QUESTIONS: [(&str, &str, &str); 4] = [
     ("subrequests.describe", "1.0.0", "The questions there are"),
 ];
 
-/// The findings of `--check`, and what would keep the Dockerfile from being built.
-pub fn check(source: &Arc<Source>, lints: &[Lint], faults: &[Diagnostic], as_json: bool) -> String {
+/// What `--check` came to.
+#[derive(Clone, Debug, Default)]
+pub struct Findings {
+    /// What is not as it should be.
+    pub lints: Vec<Lint>,
+    /// Advice that counts for nothing.
+    pub notes: Vec<Lint>,
+    /// What would keep the Dockerfile from being built.
+    pub faults: Vec<Diagnostic>,
+}
+
+/// The findings of `--check`.
+pub fn check(source: &Arc<Source>, findings: &Findings, as_json: bool) -> String {
     if as_json {
-        return check_json(source, lints, faults);
+        return check_json(source, findings);
     }
     let warning = |lint: &Lint| CheckWarning {
         rule: lint.rule.to_owned(),
-        url: rules::url(lint.rule),
+        url: url(lint),
         detail: lint.message.clone(),
         place: Some(Place { source: source.clone(), lines: lint.lines }),
     };
-    let mut out = String::new();
-    if faults.is_empty() || !lints.is_empty() {
-        out += &check_report(lints.iter().map(warning).collect());
+    let mut parts = Vec::new();
+    if findings.faults.is_empty() || !findings.lints.is_empty() {
+        parts.push(check_report(findings.lints.iter().map(warning).collect()));
     }
-    for fault in faults {
-        let gap = if out.is_empty() { "" } else { "\n" };
-        out += &format!("{gap}{}\n{}", fault.render().trim_end(), error_line(&fault.message()));
+    for note in by_line(&findings.notes) {
+        parts.push(format!("NOTE: {}\n{}\n{}", note.rule, note.message, excerpt(source, note.lines)));
     }
-    out
+    for fault in &findings.faults {
+        parts.push(format!("{}\n{}", fault.render().trim_end(), error_line(&fault.message())));
+    }
+    parts.join("\n")
 }
 
-fn check_json(source: &Source, lints: &[Lint], faults: &[Diagnostic]) -> String {
-    let mut sorted: Vec<&Lint> = lints.iter().collect();
-    sorted.sort_by_key(|lint| lint.lines.first);
-    let warning = |lint: &&Lint| {
+fn check_json(source: &Source, findings: &Findings) -> String {
+    let finding = |lint: &Lint| {
         let mut object = Map::new();
         object.insert("ruleName".to_owned(), json!(lint.rule));
-        object.insert("description".to_owned(), json!(rules::description(lint.rule)));
-        if let Some(url) = rules::url(lint.rule) {
-            object.insert("url".to_owned(), json!(url));
-        }
+        object.insert("description".to_owned(), json!(Rule::find(lint.rule).map_or("", |rule| rule.description)));
+        put_text(&mut object, "url", url(lint).as_deref());
         object.insert("detail".to_owned(), json!(lint.message));
         object.insert("location".to_owned(), location(lint.lines));
         Value::Object(object)
     };
     let mut out = Map::new();
-    out.insert("warnings".to_owned(), sorted.iter().map(warning).collect());
+    out.insert("warnings".to_owned(), by_line(&findings.lints).into_iter().map(finding).collect());
+    put_list(&mut out, "notes", by_line(&findings.notes).into_iter().map(finding).collect());
     let text = json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
     out.insert("sources".to_owned(), json!([text]));
-    if let Some(fault) = faults.first() {
-        out.insert(
-            "buildError".to_owned(),
-            json!({ "message": fault.message(), "location": fault.lines.map(location) }),
-        );
+    if let Some(fault) = findings.faults.first() {
+        out.insert("buildError".to_owned(), json!({ "message": fault.message(), "location": fault.lines.map(location) }));
     }
     format!("{:#}\n", Value::Object(out))
+}
+
+fn by_line(lints: &[Lint]) -> Vec<&Lint> {
+    let mut sorted: Vec<&Lint> = lints.iter().collect();
+    sorted.sort_by_key(|lint| lint.lines.first);
+    sorted
+}
+
+fn url(lint: &Lint) -> Option<String> {
+    Rule::find(lint.rule)?.url()
 }
 
 /// What the target can be given.
@@ -81,11 +98,8 @@ pub fn outline(source: &Source, outline: &Outline, as_json: bool) -> String {
     }
     let mut parts = Vec::new();
     let name = if outline.name.is_empty() { "(default)" } else { &outline.name };
-    let mut head = format!("TARGET:      {name}\n");
-    if let Some(text) = &outline.description {
-        head += &format!("DESCRIPTION: {text}\n");
-    }
-    parts.push(head);
+    let description = outline.description.as_ref().map_or(String::new(), |text| format!("DESCRIPTION: {text}\n"));
+    parts.push(format!("TARGET:      {name}\n{description}"));
     if !outline.args.is_empty() {
         let cells = |arg: &crate::plan::outline::OutlineArg| {
             [arg.name.clone(), arg.value.clone().unwrap_or_default(), arg.description.clone().unwrap_or_default()]
@@ -191,7 +205,7 @@ fn put_true(object: &mut Map<String, Value>, key: &str, value: bool) {
 
 /// Without blanks at the ends of lines, where last cells are empty.
 fn trimmed(text: &str) -> String {
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    text.lines().flat_map(|line| [line.trim_end(), "\n"]).collect()
 }
 
 #[cfg(test)]
@@ -214,24 +228,31 @@ mod tests {
 
     #[test]
     fn findings() {
-        assert_eq!(check(&source(), &[], &[], false), "Check complete, no warnings found.\n");
-        let text = check(&source(), &[lint()], &[], false);
-        assert!(
-            text.starts_with("Check complete, 1 warning has been found!\n\nWARNING: StageNameCasing - https:"),
-            "{text}"
-        );
-        let parsed: Value = serde_json::from_str(&check(&source(), &[lint()], &[], true)).expect("JSON");
+        let none = Findings::default();
+        assert_eq!(check(&source(), &none, false), "Check complete, no warnings found.\n");
+        let some = Findings { lints: vec![lint()], ..none.clone() };
+        let text = check(&source(), &some, false);
+        let want = "Check complete, 1 warning has been found!\n\nWARNING: StageNameCasing - https:";
+        assert!(text.starts_with(want), "{text}");
+        let parsed: Value = serde_json::from_str(&check(&source(), &some, true)).expect("JSON");
         assert_eq!(parsed["warnings"][0]["ruleName"], "StageNameCasing");
         assert_eq!(parsed["warnings"][0]["location"], location(at(1)));
-        assert_eq!(parsed["buildError"], Value::Null);
-        let faults =
-            crate::dockerfile::parse(Source::new("Dockerfile", "FROM a\nRUNN x\n")).expect_err("no such instruction");
-        let text = check(&source(), &[], &faults, false);
-        assert!(
-            text.ends_with("ERROR: dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)\n"),
-            "{text}"
-        );
-        let parsed: Value = serde_json::from_str(&check(&source(), &[], &faults, true)).expect("JSON");
+        assert_eq!((&parsed["buildError"], &parsed["notes"]), (&Value::Null, &Value::Null));
+        let advice = Findings { notes: vec![lint()], ..none.clone() };
+        let text = check(&source(), &advice, false);
+        let want = "Check complete, no warnings found.\n\nNOTE: StageNameCasing\nStage name 'Base' should be lowercase\nDockerfile:1\n";
+        assert!(text.starts_with(want), "{text}");
+    }
+
+    #[test]
+    fn faults() {
+        let text = "FROM a\nRUNN x\n";
+        let faults = crate::dockerfile::parse(Source::new("Dockerfile", text)).expect_err("no such instruction");
+        let findings = Findings { faults, ..Findings::default() };
+        let text = check(&source(), &findings, false);
+        let last = "ERROR: dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)";
+        assert_eq!(text.lines().last(), Some(last), "{text}");
+        let parsed: Value = serde_json::from_str(&check(&source(), &findings, true)).expect("JSON");
         assert_eq!(parsed["buildError"]["location"], location(at(2)));
     }
 

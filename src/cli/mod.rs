@@ -24,7 +24,6 @@ mod questions;
 mod records;
 mod registries;
 pub mod request;
-mod rules;
 mod run;
 mod screen;
 mod store;

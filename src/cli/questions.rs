@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use super::args_build::{BuildArgs, GraphArgs, GraphFormat, PlanArgs};
 use super::args_store::ExplainArgs;
+use super::command_call::Findings;
 use super::contexts::Inputs;
 use super::env::Env;
 use super::request::{BuildRequest, Call, StoreRequest};
@@ -98,13 +99,11 @@ pub(super) fn explain(args: &ExplainArgs, place: &StoreRequest) -> Done {
     let Some(steps) = pipeline::last_build(&records.store).map_err(|e| Failure::of(&e))? else {
         return Err(Failure::text(format!("nothing was built yet with the store in {}", place.root.display())));
     };
-    match command_explain::render(&steps, args.step.as_deref()) {
-        Some(text) => print(text.as_bytes()),
-        None => {
-            let wanted = args.step.as_deref().unwrap_or_default();
-            Err(Failure::text(format!("no step of the last build has {wanted:?} in its name")))
-        }
-    }
+    let wanted = args.step.as_deref();
+    let text = command_explain::render(&steps, wanted).ok_or_else(|| {
+        Failure::text(format!("no step of the last build has {:?} in its name", wanted.unwrap_or_default()))
+    })?;
+    print(text.as_bytes())
 }
 
 /// `--check` and `--call`: what to print, and how to end.
@@ -117,20 +116,20 @@ pub(super) fn call(
     let (source, success) = (&spec.source, ExitCode::SUCCESS);
     match call {
         Call::Check { json, ignore_status } => {
-            let (lints, faults) = match dockerfile::parse(source.clone()) {
+            let findings = match dockerfile::parse(source.clone()) {
                 Ok(file) => {
                     let ask = |facts: &plan::Facts| {
                         Ok(match plan::check(&file, spec.plan, facts) {
-                            Checked::Done { lints, faults, .. } => Asked::Answer((lints, faults)),
+                            Checked::Done { lints, notes, faults } => Asked::Answer(Findings { lints, notes, faults }),
                             Checked::Needs(requests) => Asked::Needs(requests),
                         })
                     };
                     pipeline::resolve(world, spec, &file, ask)?.0
                 }
-                Err(faults) => (Vec::new(), faults),
+                Err(faults) => Findings { faults, ..Findings::default() },
             };
-            let text = command_call::check(source, &lints, &faults, *json);
-            let bad = !faults.is_empty() || !(lints.is_empty() || *ignore_status);
+            let text = command_call::check(source, &findings, *json);
+            let bad = !findings.faults.is_empty() || !(findings.lints.is_empty() || *ignore_status);
             Ok((text, if bad { ExitCode::FAILURE } else { success }))
         }
         Call::Outline { json } => {

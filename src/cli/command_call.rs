@@ -76,7 +76,10 @@ fn check_json(source: &Source, findings: &Findings) -> String {
     let text = json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
     out.insert("sources".to_owned(), json!([text]));
     if let Some(fault) = findings.faults.first() {
-        out.insert("buildError".to_owned(), json!({ "message": fault.message(), "location": fault.lines.map(location) }));
+        out.insert(
+            "buildError".to_owned(),
+            json!({ "message": fault.message(), "location": fault.lines.map(location) }),
+        );
     }
     format!("{:#}\n", Value::Object(out))
 }

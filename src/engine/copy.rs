@@ -13,7 +13,7 @@ use rbuild_cache::digest::{Blake3, LayerId};
 
 use super::earlier;
 use super::explain::{Listed, Listing};
-use super::record::{Facts, StepLayer};
+use super::record::{Facts, ROOT, StepLayer};
 use super::root_tree::RootTree;
 use super::step::{Job, Work};
 use super::{Engine, StepError};
@@ -131,7 +131,7 @@ impl Work for CopyWork<'_> {
                 CopySource::Inline(_) => {}
             }
         }
-        facts.push("the root it starts from", job.parent.identity());
+        facts.push(ROOT, job.parent.identity());
         Ok(Some(facts))
     }
 

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use rbuild_cache::Kind as ObjectKind;
 use rbuild_cache::digest::{Blake3, LayerId};
 
-use super::earlier;
 use super::explain::{Listed, Listing};
 use super::record::{Facts, ROOT, StepLayer};
 use super::root_tree::RootTree;
@@ -172,6 +171,10 @@ impl Work for CopyWork<'_> {
         }
         let spool = spool.map(Arc::new);
         Ok((facts, Prepared { entries: copied.entries, destination, spool }))
+    }
+
+    fn listings<'p>(&self, prepared: &'p Prepared) -> Vec<&'p (String, Listing)> {
+        prepared.listings.iter().collect()
     }
 
     fn make(&self, job: &Job<'_>, prepared: Prepared) -> Result<StepLayer, StepError> {
@@ -351,6 +354,8 @@ fn listing(selection: &Selection) -> Option<Listing> {
 pub(super) struct Selected {
     /// What it means for a key.
     pub(super) digest: String,
+    /// The files behind the digest, for explanations.
+    pub(super) listing: Option<(String, Listing)>,
     selection: Selection,
     tree: SharedTree,
 }
@@ -364,7 +369,9 @@ pub(super) fn select_one(job: &Job<'_>, from: &From, path: &str) -> Result<Selec
         let source = Source::Path { tree: tree.as_ref(), path, unpack: false, label: &label };
         transfer::select(&op, 0, &source).map_err(refused)?
     };
-    Ok(Selected { digest: selection.digest.to_string(), selection, tree })
+    let digest = selection.digest.to_string();
+    let listing = listing(&selection).map(|files| (digest.clone(), files));
+    Ok(Selected { digest, listing, selection, tree })
 }
 
 impl Selected {

@@ -5,6 +5,7 @@
 use std::io::Read as _;
 
 use super::StepError;
+use super::explain::Listing;
 use super::mounts::{self, MountInputs};
 use super::record::{Facts, ROOT, StepLayer};
 use super::step::{Job, Work};
@@ -52,6 +53,10 @@ impl Work for RunWork<'_> {
         let inputs = mounts::read_inputs(job, self.0, &mut facts)?;
         facts.push(ROOT, job.parent.identity());
         Ok((facts, inputs))
+    }
+
+    fn listings<'p>(&self, inputs: &'p MountInputs) -> Vec<&'p (String, Listing)> {
+        inputs.values().filter_map(|selected| selected.listing.as_ref()).collect()
     }
 
     fn make(&self, job: &Job<'_>, inputs: MountInputs) -> Result<StepLayer, StepError> {

@@ -188,7 +188,11 @@ impl Running {
             if !told {
                 continue;
             }
-            let (bytes, fds) = wire::receive(&self.socket)?;
+            let (bytes, fds) = match wire::receive(&self.socket) {
+                // The step ended before the launcher read that it should: whatever was said about it is lost, and not needed.
+                Err(error) if told_to_stop && error.kind() == io::ErrorKind::ConnectionReset => return Ok(end),
+                received => received?,
+            };
             if bytes.is_empty() {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended unexpectedly"));
             }

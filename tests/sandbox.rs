@@ -79,9 +79,9 @@ fn all() -> Vec<(String, Setting, Behaviour)> {
 fn find(name: &str) -> (Setting, Behaviour) {
     let helpers: [(&str, Behaviour); 2] =
         [(behaviours::RUNS_UNTIL_KILLED, behaviours::runs_until_killed), (behaviours::MEASURE, behaviours::measure)];
-    let helpers = Setting::ALL.into_iter().flat_map(|setting| {
-        helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper))
-    });
+    let helpers = Setting::ALL
+        .into_iter()
+        .flat_map(|setting| helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper)));
     let found = all().into_iter().chain(helpers).find(|(known, ..)| known == name);
     let Some((_, setting, behaviour)) = found else {
         eprintln!("no test {name}");

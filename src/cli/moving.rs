@@ -178,7 +178,8 @@ pub(super) fn load(args: &LoadArgs, env: &Env, place: &StoreRequest) -> Done {
     display.close();
     let mut out = String::new();
     for one in loaded? {
-        let ids = one.named.images.iter().filter(|_| one.names.is_empty()).map(|image| ("image ID", image.id.to_string()));
+        let ids =
+            one.named.images.iter().filter(|_| one.names.is_empty()).map(|image| ("image ID", image.id.to_string()));
         let names = one.names.iter().map(|name| ("image", name.familiar()));
         for (kind, text) in names.chain(ids) {
             out += &if args.quiet { format!("{text}\n") } else { format!("Loaded {kind}: {text}\n") };
@@ -203,7 +204,8 @@ pub(super) fn import(args: &ImportArgs, env: &Env, place: &StoreRequest) -> Done
     let opened = Opened::new(enter(false)?, place)?;
     let puller = opened.puller(env, &Progress::silent())?;
     let imported = puller.import(archive, &what, name.as_ref(), &platform, &created);
-    let id = imported.map_err(|e| if opened.cancel.is_cancelled() { Failure::text("canceled") } else { Failure::of(&e) })?;
+    let id =
+        imported.map_err(|e| if opened.cancel.is_cancelled() { Failure::text("canceled") } else { Failure::of(&e) })?;
     print(format!("{id}\n").as_bytes())
 }
 

@@ -82,7 +82,8 @@ fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let ready: Vec<bool> = polled.iter().map(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP)).collect();
+        let ready: Vec<bool> =
+            polled.iter().map(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP)).collect();
         drop(polled);
         let mut at = 0;
         steps.retain_mut(|step| {

@@ -51,7 +51,8 @@ fn first_process_of_its_namespace(setting: Setting) {
     let text = bench.sh("echo $$; umask; cat; cat /proc/self/oom_score_adj; hostname; ps | wc -l");
     // A header, the shell, ps and wc.
     assert_eq!(text.text(), "1\n0022\n0\nbuildkitsandbox\n4");
-    let ran = bench.run("", |process| process.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/1/status"].map(String::from).to_vec());
+    let ran = bench
+        .run("", |process| process.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/1/status"].map(String::from).to_vec());
     let blocked = ran.text().to_owned();
     assert_eq!(blocked, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000");
     let fds = bench.sh("ls /proc/self/fd").text().to_owned();
@@ -80,7 +81,11 @@ fn user_and_groups(setting: Setting) {
         (process.uid, process.gid, process.groups) = (1234, 33, vec![33, 44]);
     });
     // With one id everybody is its root.
-    assert_eq!(ran.text(), if setting.has_one_id() { "0\n0\n0\nx" } else { "1234\n33\n33 44\nx" }.replace("0\n0\n0\n", &one_id_groups(&bench)));
+    assert_eq!(
+        ran.text(),
+        if setting.has_one_id() { "0\n0\n0\nx" } else { "1234\n33\n33 44\nx" }
+            .replace("0\n0\n0\n", &one_id_groups(&bench))
+    );
     if !setting.has_one_id() {
         assert_eq!(bench.sh("id -G; touch /tmp/f; chown 7:8 /tmp/f; stat -c '%u %g' /tmp/f").text(), "0\n7 8");
     }
@@ -108,9 +113,12 @@ fn capabilities_and_filter(setting: Setting) {
 
 fn insecure_is_not_confined(setting: Setting) {
     let bench = Bench::new(setting);
-    let ran = bench.run("grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted", |process| {
-        process.insecure = true;
-    });
+    let ran = bench.run(
+        "grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted",
+        |process| {
+            process.insecure = true;
+        },
+    );
     let text = ran.text();
     assert!(!text.contains("a80425fb") && text.ends_with("mounted"), "{text}");
     assert_eq!(text.contains("Seccomp:\t0"), !setting.has_one_id());
@@ -175,7 +183,11 @@ fn hidden_and_read_only_parts(setting: Setting) {
     let kept: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
     assert_eq!(kept, ["0", "0", "0", "end"], "{text}");
     assert_eq!(bench.sh("grep -c sysfs /proc/mounts; ls /sys/fs/cgroup | wc -l").text().lines().next(), Some("1"));
-    assert_eq!(bench.sh("cat /proc/self/mounts | cut -d' ' -f2 | grep -E '^/(tmp|work|home)' ; true").text(), "", "nothing of the host");
+    assert_eq!(
+        bench.sh("cat /proc/self/mounts | cut -d' ' -f2 | grep -E '^/(tmp|work|home)' ; true").text(),
+        "",
+        "nothing of the host"
+    );
 }
 
 /// The tree with kinds, modes and times, without the root's own access time.
@@ -220,7 +232,9 @@ fn nothing_stays(setting: Setting) {
     if let Root::Overlay { .. } = root {
         // Directories that were written to have been copied up; they equal those below.
         let lower = listing(&bench.lowers[0]);
-        before.extend(lower.into_iter().filter(|line| ["etc ", "usr ", "usr/bin "].iter().any(|name| line.starts_with(name))));
+        before.extend(
+            lower.into_iter().filter(|line| ["etc ", "usr ", "usr/bin "].iter().any(|name| line.starts_with(name))),
+        );
         before.sort();
     }
     assert_eq!(after, before);
@@ -287,7 +301,11 @@ fn background_processes_die(setting: Setting) {
     let bench = Bench::new(setting);
     let word = marker();
     let started = Instant::now();
-    bench.sh(&format!("sleep {word} & setsid sleep {word} & (setsid setsid sleep {word} >/dev/null 2>&1 &); sleep 0.1; echo done")).text();
+    bench
+        .sh(&format!(
+            "sleep {word} & setsid sleep {word} & (setsid setsid sleep {word} >/dev/null 2>&1 &); sleep 0.1; echo done"
+        ))
+        .text();
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(alive(&word), 0);
 }
@@ -299,7 +317,10 @@ fn killed_from_outside(setting: Setting) {
         let target = word.clone();
         scope.spawn(move || {
             wait_until("it runs", || alive(&target) == 1);
-            std::process::Command::new("pkill").args(["-KILL", "-x", "-f", &format!("sleep {target}")]).status().expect("pkill");
+            std::process::Command::new("pkill")
+                .args(["-KILL", "-x", "-f", &format!("sleep {target}")])
+                .status()
+                .expect("pkill");
         });
         bench.start(&bench.root(), &process(&["sleep", &word]), &Cancel::new())
     });
@@ -332,7 +353,8 @@ fn kill_of_rbuild_leaves_nothing(setting: Setting) {
     let mounts = || fs_err::read_to_string("/proc/self/mountinfo").expect("read").lines().count();
     let before = mounts();
     let temp = tempfile::tempdir().expect("temp dir");
-    let mut child = crate::itself().args(["--inside", &name, &word]).env("TMPDIR", temp.path()).spawn().expect("starts");
+    let mut child =
+        crate::itself().args(["--inside", &name, &word]).env("TMPDIR", temp.path()).spawn().expect("starts");
     wait_until("its steps run", || alive(&word) >= 4);
     assert_eq!(mounts(), before, "mounts are seen in steps only");
     child.kill().expect("kills");
@@ -408,7 +430,8 @@ fn many_at_once(setting: Setting) {
 fn one_id_pretends(setting: Setting) {
     let bench = Bench::new(setting);
     fs_err::create_dir_all(bench.lowers[0].join("etc/apt/apt.conf.d")).expect("mkdir");
-    let ran = bench.sh("touch /tmp/f; chown 7:8 /tmp/f && su -s /bin/sh app -c 'echo as app'; cat /etc/apt/apt.conf.d/*");
+    let ran =
+        bench.sh("touch /tmp/f; chown 7:8 /tmp/f && su -s /bin/sh app -c 'echo as app'; cat /etc/apt/apt.conf.d/*");
     assert_eq!(ran.text(), "as app\nAPT::Sandbox::User \"root\";");
     assert!(!ran.changes.join("etc/apt/apt.conf.d/zz-rbuild-one-id").exists());
 }

@@ -1,8 +1,8 @@
 //! A root made of busybox, and runs in it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbuild::cancel::Cancel;
 use rbuild::exec::{EnterOptions, ExecError, Exit, Process, Root, Session, Stdio, Stream, enter};

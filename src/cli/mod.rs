@@ -86,7 +86,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.before, crate::ui::error_line(&self.last))
+        let gap = if self.before.is_empty() || self.before.ends_with('\n') { "" } else { "\n" };
+        write!(f, "{}{gap}{}", self.before, crate::ui::error_line(&self.last))
     }
 }
 

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use super::args_build::BuildArgs;
+use super::call::{self, Said};
 use super::contexts::Inputs;
 use super::env::Env;
 use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
 use super::world::{Opened, enter, now};
-use super::{Done, Failure, outputs, questions};
+use super::{Done, Failure, outputs};
 use crate::catalog::pull::Policy;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, headline, render_all};
 use crate::dockerfile::ast::Lint;
 use crate::dockerfile::rules::Rule;
 use crate::engine::slots::Limit;
@@ -23,6 +24,7 @@ use crate::engine::{Options, StepError};
 use crate::event::{Place, Progress, Warning};
 use crate::fetch::Fetcher;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
+use crate::plan::PlanOptions;
 use crate::snapshot::Copied;
 use crate::source::Source;
 use crate::ui::{Display, Mode, Size, failed_to_solve, warnings_summary};
@@ -58,9 +60,9 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
             }
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Answer::Text { stdout, code }) => {
+        Ok(Answer::Said(Said { stdout, code, failure })) => {
             super::print(stdout.as_bytes())?;
-            Ok(code)
+            failure.map_or(Ok(code), Err)
         }
         Err(Stop::Failure(failure)) => Err(failure),
         Err(Stop::Build(error)) => {
@@ -76,7 +78,7 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
 /// What came of it.
 enum Answer {
     Built { built: Box<Built>, source: Arc<Source>, digest: String },
-    Text { stdout: String, code: ExitCode },
+    Said(Said),
 }
 
 enum Stop {
@@ -126,9 +128,10 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         allow_insecure: security_insecure,
     };
     let secrets = request.secrets.iter().map(|(id, value)| (id.clone(), value.0.clone())).collect();
+    let plan = PlanOptions { ignored: inputs.ignored(), ..request.plan.clone() };
     let spec = Spec {
         source: inputs.source.clone(),
-        plan: &request.plan,
+        plan: &plan,
         contexts: &inputs.trees,
         pull: policy(request.pull),
         secrets: &secrets,
@@ -136,8 +139,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         options: &options,
     };
     if let Some(call) = &request.call {
-        let (stdout, code) = questions::call(call, &world, &spec, &inputs)?;
-        return Ok(Answer::Text { stdout, code });
+        return Ok(Answer::Said(call::call(call, &world, &spec, &inputs, request, env)?));
     }
     let built = pipeline::build(&world, &spec, &request.platforms);
     inputs.save();
@@ -206,7 +208,8 @@ pub(super) fn explained(error: &BuildError, before: String) -> Failure {
     let (above, last) = match error {
         BuildError::Cancelled(_) => (String::new(), error.to_string()),
         BuildError::Dockerfile(faults) => {
-            (faults.iter().map(Diagnostic::render).collect::<Vec<_>>().join("\n"), error.to_string())
+            let first = headline(faults).map_or_else(String::new, Diagnostic::excerpt);
+            (render_all(faults) + &first, error.to_string())
         }
         BuildError::Image { file: source, lines, help: text, .. } => {
             (crate::diagnostic::excerpt(source, *lines) + &help(text), error.to_string())

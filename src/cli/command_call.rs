@@ -47,18 +47,15 @@ pub(super) fn check(report: &Report) -> String {
         detail: lint.message.clone(),
         place: Some(Place { source: source.clone(), lines: lint.lines }),
     };
-    let mut parts = Vec::new();
-    if findings.faults.is_empty() || !findings.lints.is_empty() {
-        parts.push(check_report(findings.lints.iter().map(warning).collect()));
+    let mut out = String::new();
+    if faults.is_empty() || !lints.is_empty() {
+        out += &check_report(lints.iter().map(warning).collect());
     }
     for note in notes {
         let _ = write!(out, "\nNOTE: {} - rbuild explain-rule {0}\n{}\n", note.rule, note.message);
         out += &excerpt(source, note.lines);
     }
-    for fault in &findings.faults {
-        parts.push(format!("{}\n{}", fault.render().trim_end(), error_line(&fault.message())));
-    }
-    parts.join("\n")
+    out
 }
 
 /// BuildKit's JSON; `notes`, and `buildErrors` when there are several, are ours.

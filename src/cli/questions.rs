@@ -7,7 +7,6 @@ use std::time::UNIX_EPOCH;
 
 use super::args_build::{BuildArgs, GraphArgs, GraphFormat, PlanArgs};
 use super::args_store::ExplainArgs;
-use super::command_call::Findings;
 use super::contexts::Inputs;
 use super::env::Env;
 use super::request::{BuildRequest, StoreRequest};
@@ -100,9 +99,11 @@ pub(super) fn explain(args: &ExplainArgs, place: &StoreRequest) -> Done {
     let Some(steps) = pipeline::last_build(&records.store).map_err(|e| Failure::of(&e))? else {
         return Err(Failure::text(format!("nothing was built yet with the store in {}", place.root.display())));
     };
-    let wanted = args.step.as_deref();
-    let text = command_explain::render(&steps, wanted).ok_or_else(|| {
-        Failure::text(format!("no step of the last build has {:?} in its name", wanted.unwrap_or_default()))
-    })?;
-    print(text.as_bytes())
+    match command_explain::render(&steps, args.step.as_deref()) {
+        Some(text) => print(text.as_bytes()),
+        None => {
+            let wanted = args.step.as_deref().unwrap_or_default();
+            Err(Failure::text(format!("no step of the last build has {wanted:?} in its name")))
+        }
+    }
 }

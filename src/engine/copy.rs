@@ -69,6 +69,7 @@ pub(super) struct Prepared {
     entries: Vec<Planned>,
     destination: SharedTree,
     spool: Option<Arc<File>>,
+    listings: Vec<(String, Listing)>,
 }
 
 impl<'a> CopyWork<'a> {
@@ -138,7 +139,7 @@ impl Work for CopyWork<'_> {
         let owned = self.sources(job)?;
         let sources: Vec<Source<'_>> = owned.iter().map(Owned::source).collect();
         let mut facts = op_facts(job);
-        let mut selections = Vec::new();
+        let (mut selections, mut listings) = (Vec::new(), Vec::new());
         for (index, source) in sources.iter().enumerate() {
             let selection = match self.contexts(job)?.get(&index) {
                 Some(known) => known.clone(),
@@ -146,10 +147,7 @@ impl Work for CopyWork<'_> {
             };
             let name = format!("files of {}", self.op.labels.get(index).map_or("source", String::as_str));
             facts.push(format!("{name} ({})", index + 1), selection.digest.to_string());
-            // Before the lookup, so that a miss can be explained by files.
-            if let Some(listing) = listing(&selection) {
-                earlier::keep_listing(job.engine, &selection.digest.to_string(), &listing)?;
-            }
+            listings.extend(listing(&selection).map(|l| (selection.digest.to_string(), l)));
             selections.push(selection);
         }
         let destination: SharedTree =
@@ -170,7 +168,7 @@ impl Work for CopyWork<'_> {
             facts.push(format!("destination {path}"), fact.to_string());
         }
         let spool = spool.map(Arc::new);
-        Ok((facts, Prepared { entries: copied.entries, destination, spool }))
+        Ok((facts, Prepared { entries: copied.entries, destination, spool, listings }))
     }
 
     fn listings<'p>(&self, prepared: &'p Prepared) -> Vec<&'p (String, Listing)> {

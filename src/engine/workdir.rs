@@ -3,7 +3,7 @@
 use super::StepError;
 use super::copy::{refused, tree_of, write};
 use super::explain::Listing;
-use super::record::{Facts, StepLayer};
+use super::record::{Facts, ROOT, StepLayer};
 use super::step::{Job, Work};
 use crate::layers;
 use crate::plan::graph::Workdir;

@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, Stat, Uid, chmodat, chownat, fstat, lstat, makedev, mknodat, renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, Stat, Uid, chmodat, chownat, fstat, lstat, makedev, mknodat, renameat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -108,16 +109,22 @@ impl Placed {
                 self.copier.copy(source, &copy)?;
                 self.put(rooted, target, &copy, Back::Nowhere)
             }
-            MountKind::Bind { source, readonly: false } => match self.put(rooted, target, source, Back::Moved(source.clone())) {
-                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                    let copy = self.fresh();
-                    self.copier.copy(source, &copy)?;
-                    self.put(rooted, target, &copy, Back::Copied(source.clone()))
+            MountKind::Bind { source, readonly: false } => {
+                match self.put(rooted, target, source, Back::Moved(source.clone())) {
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                        let copy = self.fresh();
+                        self.copier.copy(source, &copy)?;
+                        self.put(rooted, target, &copy, Back::Copied(source.clone()))
+                    }
+                    result => result,
                 }
-                result => result,
-            },
+            }
             MountKind::Tmpfs { mode, .. } => {
-                let covered = rooted.open(target, Missing::Fail).ok().and_then(|fd| fstat(&fd).ok()).map(|found| found.st_mode & 0o7777);
+                let covered = rooted
+                    .open(target, Missing::Fail)
+                    .ok()
+                    .and_then(|fd| fstat(&fd).ok())
+                    .map(|found| found.st_mode & 0o7777);
                 let directory = self.fresh();
                 fs_err::create_dir(&directory)?;
                 chmodat(CWD, &directory, Mode::from_raw_mode(mode.or(covered).unwrap_or(0o1777)), AtFlags::empty())?;
@@ -159,7 +166,8 @@ impl Placed {
     /// Takes note of a directory's time before we change it, unless that is known already.
     fn remember(&mut self, rooted: &Rooted, directory: &OwnedFd) -> io::Result<()> {
         let found = fstat(directory)?;
-        let same = |fd: &OwnedFd| fstat(fd).is_ok_and(|other| (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino));
+        let same =
+            |fd: &OwnedFd| fstat(fd).is_ok_and(|other| (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino));
         if !self.parents.iter().chain(&rooted.parents).any(|(fd, _)| same(fd)) {
             let before = Moment::of(&found);
             self.parents.push((directory.try_clone()?, Parent { path: String::new(), before, after: before }));
@@ -173,7 +181,8 @@ impl Placed {
         self.remember(rooted, &dev)?;
         let mut made = Vec::new();
         for (name, major, minor) in DEVICES {
-            if mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)).is_ok() {
+            if mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)).is_ok()
+            {
                 chmodat(&dev, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
                 made.push(name);
             }
@@ -184,7 +193,8 @@ impl Placed {
 
     fn fresh(&self) -> PathBuf {
         // Names are never given back, so counting what is there would do only once.
-        let name = (0_u32..).map(|number| self.beside.path().join(number.to_string())).find(|path| lstat(path).is_err());
+        let name =
+            (0_u32..).map(|number| self.beside.path().join(number.to_string())).find(|path| lstat(path).is_err());
         name.unwrap_or_else(|| self.beside.path().join("last"))
     }
 

@@ -13,7 +13,9 @@ use super::launcher::{self, Request};
 use super::probe::{Found, Question};
 use super::step::{Ground, Report, Spec};
 use super::stubs::Stubs;
-use super::{ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel, memory, wire};
+use super::{
+    ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel, memory, wire,
+};
 use crate::cancel::Cancel;
 use crate::snapshot::OverlayXattrs;
 

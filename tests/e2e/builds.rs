@@ -75,7 +75,11 @@ fn failing_run(who: Who) {
 
 fn exit_code_and_signal_of_a_run(who: Who) {
     let rig = Rig::new(who);
-    for (command, end) in [("exit 7", "exit code: 7"), ("sh -c 'kill -9 $$'; exit $?", "exit code: 137"), ("nosuchprogram", "exit code: 127")] {
+    for (command, end) in [
+        ("exit 7", "exit code: 7"),
+        ("sh -c 'kill -9 $$'; exit $?", "exit code: 137"),
+        ("nosuchprogram", "exit code: 127"),
+    ] {
         let log = rig.fails(&["--progress=plain", &rig.dockerfile(&format!("{BUSYBOX}RUN {command}\n"))]);
         let want = format!("process \"/bin/sh -c {command}\" did not complete successfully: {end}");
         assert!(last_line(&log).starts_with("ERROR: failed to build: failed to solve: "), "{log}");

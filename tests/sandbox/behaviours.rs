@@ -26,8 +26,16 @@ pub const ALL: &[Named] = named![
 pub fn applies(name: &str, setting: Setting) -> bool {
     // Without namespaces there is no /proc, no identity of its own, nothing hidden.
     let needs_namespaces = [
-        "first_process_of_its_namespace", "user_and_groups", "capabilities_and_filter", "insecure_is_not_confined", "limits",
-        "devices", "hidden_and_read_only_parts", "names_and_network", "own_network_has_only_lo", "program_faults",
+        "first_process_of_its_namespace",
+        "user_and_groups",
+        "capabilities_and_filter",
+        "insecure_is_not_confined",
+        "limits",
+        "devices",
+        "hidden_and_read_only_parts",
+        "names_and_network",
+        "own_network_has_only_lo",
+        "program_faults",
     ];
     match name {
         "one_id_pretends" => setting.has_one_id(),
@@ -487,7 +495,8 @@ fn mount_bind(setting: Setting) {
     assert!(bench.sh("cat /etc/passwd").text().starts_with("root:"));
     fs_err::os::unix::fs::symlink(&source, bench.directory.join("link")).expect("link");
     for path in ["link", "link/dir"] {
-        let ran = with(&bench, "ls /mnt", "/mnt", MountKind::Bind { source: bench.directory.join(path), readonly: true });
+        let ran =
+            with(&bench, "ls /mnt", "/mnt", MountKind::Bind { source: bench.directory.join(path), readonly: true });
         if setting != Setting::InPlace {
             assert!(ran.fault().contains("Too many levels of symbolic links"), "{}", ran.fault());
         }
@@ -506,7 +515,8 @@ fn stack(bench: &Bench) -> Vec<std::path::PathBuf> {
     }
     fs_err::write(high.join("b/new"), "5").expect("write");
     let mode = rustix::fs::Mode::empty();
-    rustix::fs::mknodat(rustix::fs::CWD, high.join("a/gone"), rustix::fs::FileType::CharacterDevice, mode, 0).expect("whiteout");
+    rustix::fs::mknodat(rustix::fs::CWD, high.join("a/gone"), rustix::fs::FileType::CharacterDevice, mode, 0)
+        .expect("whiteout");
     let opaque = bench.session.overlay_xattrs.opaque();
     rustix::fs::setxattr(high.join("b"), opaque, b"y", rustix::fs::XattrFlags::empty()).expect("opaque");
     vec![low, high]
@@ -557,10 +567,13 @@ fn mount_tmpfs(setting: Setting) {
     fs_err::create_dir(&lower).expect("mkdir");
     fs_err::write(lower.join("hidden"), "").expect("write");
     std::fs::set_permissions(&lower, std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("chmod");
-    let ran = bench.run("stat -c '%a' /tm /tn /to; ls /tm; echo x > /tn/f; df -k /to | awk 'NR==2 {print $2}'", |process| {
-        let tmpfs = |target: &str, size, mode| Mount { target: target.into(), kind: MountKind::Tmpfs { size, mode } };
-        process.mounts = vec![tmpfs("/tm", None, None), tmpfs("/tn", None, None), tmpfs("/to", Some(1 << 20), Some(0o750))];
-    });
+    let ran =
+        bench.run("stat -c '%a' /tm /tn /to; ls /tm; echo x > /tn/f; df -k /to | awk 'NR==2 {print $2}'", |process| {
+            let tmpfs =
+                |target: &str, size, mode| Mount { target: target.into(), kind: MountKind::Tmpfs { size, mode } };
+            process.mounts =
+                vec![tmpfs("/tm", None, None), tmpfs("/tn", None, None), tmpfs("/to", Some(1 << 20), Some(0o750))];
+        });
     // df wants a /proc.
     let size = if setting == Setting::InPlace { "" } else { "\n1024" };
     assert_eq!(ran.text(), format!("711\n1777\n750{size}"));
@@ -637,8 +650,12 @@ fn the_mode_is_told(setting: Setting) {
     let expected = match setting {
         Setting::Root | Setting::RootCopied => "root, overlay",
         Setting::ManyIds => "rootless, overlay",
-        Setting::OneId | Setting::OneIdCopied => "rootless with a single id, overlay; owners are recorded but not seen by RUN: /etc/subuid",
-        Setting::InPlace => "no namespaces, copied trees; RUN only with CAP_SYS_CHROOT: unshare: Operation not permitted",
+        Setting::OneId | Setting::OneIdCopied => {
+            "rootless with a single id, overlay; owners are recorded but not seen by RUN: /etc/subuid"
+        }
+        Setting::InPlace => {
+            "no namespaces, copied trees; RUN only with CAP_SYS_CHROOT: unshare: Operation not permitted"
+        }
     };
     assert!(mode.starts_with(expected), "{mode}");
     let exact = bench.session.ownership == rbuild::exec::Ownership::Exact;
@@ -648,7 +665,9 @@ fn the_mode_is_told(setting: Setting) {
 fn runs_again_on_the_same_root(setting: Setting) {
     let bench = Bench::new(setting);
     let root = bench.root();
-    for (script, expected) in [("echo 1 > /f; cat /f", "1"), ("cat /f; rm /f; ls /f 2>/dev/null; true", "1"), ("ls /f 2>&1 | wc -l", "1")] {
+    for (script, expected) in
+        [("echo 1 > /f; cat /f", "1"), ("cat /f; rm /f; ls /f 2>/dev/null; true", "1"), ("ls /f 2>&1 | wc -l", "1")]
+    {
         let ran = bench.start(&root, &process(&["sh", "-c", script]), &Cancel::new());
         assert_eq!(ran.text(), expected);
     }

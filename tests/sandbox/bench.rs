@@ -177,12 +177,19 @@ impl Bench {
         };
         add(&std::env::current_exe().expect("own path"), path);
         let maps = fs_err::read_to_string("/proc/self/maps").expect("read");
-        let libraries: std::collections::BTreeSet<&str> =
-            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|name| name.contains(".so")).collect();
+        let libraries: std::collections::BTreeSet<&str> = maps
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(5))
+            .filter(|name| name.contains(".so"))
+            .collect();
         for library in libraries {
             add(Path::new(library), library);
             if library.contains("/ld-") {
-                let loader = if cfg!(target_arch = "x86_64") { "lib64/ld-linux-x86-64.so.2" } else { "lib/ld-linux-aarch64.so.1" };
+                let loader = if cfg!(target_arch = "x86_64") {
+                    "lib64/ld-linux-x86-64.so.2"
+                } else {
+                    "lib/ld-linux-aarch64.so.1"
+                };
                 add(Path::new(library), loader);
             }
         }

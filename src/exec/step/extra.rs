@@ -106,17 +106,18 @@ fn open_host(path: &Path) -> Result<OwnedFd, Fault> {
         FileType::Symlink => Err(Errno::LOOP),
         _ => Ok(fd),
     };
-    let open = || match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
-        // Filters that do not know openat2 refuse it.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            let mut fd = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            for component in path.components().skip(1) {
-                fd = no_link(openat(&fd, component.as_os_str(), flags, Mode::empty())?)?;
+    let open =
+        || match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
+            // Filters that do not know openat2 refuse it.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let mut fd = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                for component in path.components().skip(1) {
+                    fd = no_link(openat(&fd, component.as_os_str(), flags, Mode::empty())?)?;
+                }
+                Ok(fd)
             }
-            Ok(fd)
-        }
-        result => no_link(result?),
-    };
+            result => no_link(result?),
+        };
     open().during(format!("open {}", path.display()))
 }
 

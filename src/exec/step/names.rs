@@ -10,7 +10,8 @@ const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// The files with their content.
 pub(crate) fn files(process: &Process) -> [(&'static str, String); 2] {
-    let read = |path: &str| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let read =
+        |path: &str| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let host = read("/etc/resolv.conf");
     // With the host's network every server the host reaches is reached, so the file stays as it is.
     let servers = if process.isolate_network { reachable(&host, || read(BEHIND_RESOLVED)) } else { host };

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use crate::source::{Lines, Source};
+
 /// Names a vertex within one build; given out by [`Progress::vertex`] in order of creation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VertexId(pub u32);
@@ -56,6 +58,17 @@ pub struct Warning {
     pub detail: Vec<String>,
     /// Documentation address, if any.
     pub url: Option<String>,
+    /// Where in the user's text, if it is about the text.
+    pub place: Option<Place>,
+}
+
+/// Lines of a text the user wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The text.
+    pub source: Arc<Source>,
+    /// The lines meant.
+    pub lines: Lines,
 }
 
 /// What happened. Times are wall clock, taken by the sender.

@@ -26,11 +26,14 @@ pub mod layers;
 
 // Layer 4: one part of the outside world each; they never import one another.
 pub mod context;
+pub mod docker;
 pub mod exec;
+pub mod fetch;
 pub mod registry;
 pub mod snapshot;
 
-// Layer 5
+// Layer 5: images by name, and getting them; export uses it, the engine does not.
+pub mod catalog;
 pub mod engine;
 pub mod export;
 

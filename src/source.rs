@@ -75,6 +75,11 @@ impl Source {
         self.text[*start as usize..end].trim_end_matches(['\n', '\r'])
     }
 
+    /// Offset of the first byte of a 1-based line; the end of the text beyond the last one.
+    pub fn line_start(&self, line: u32) -> u32 {
+        self.line_starts.get(line.wrapping_sub(1) as usize).copied().unwrap_or(self.text.len() as u32)
+    }
+
     /// The lines a span touches.
     pub fn lines(&self, span: Span) -> Lines {
         let last = if span.end > span.start { span.end - 1 } else { span.start };

@@ -7,10 +7,10 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, clippy::exit, reason = "a test harness")]
 #![allow(missing_docs, unreachable_pub, reason = "a test")]
 
-#[path = "sandbox/bench.rs"]
-mod bench;
 #[path = "sandbox/behaviours.rs"]
 mod behaviours;
+#[path = "sandbox/bench.rs"]
+mod bench;
 
 use std::process::{Command, ExitCode};
 
@@ -19,7 +19,8 @@ use bench::Setting;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
-    let value = |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
+    let value =
+        |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
     if let Some(name) = value("--contained") {
         return ExitCode::from(u8::try_from(bench::contained(name)).unwrap_or(1));
     }
@@ -36,12 +37,15 @@ fn main() -> ExitCode {
     let filters: Vec<&String> = arguments
         .iter()
         .enumerate()
-        .filter(|(at, argument)| !argument.starts_with('-') && (*at == 0 || !with_value.contains(&arguments[at - 1].as_str())))
+        .filter(|(at, argument)| {
+            !argument.starts_with('-') && (*at == 0 || !with_value.contains(&arguments[at - 1].as_str()))
+        })
         .map(|(_, argument)| argument)
         .collect();
     let chosen = all().into_iter().filter(|(name, ..)| {
         let matches = |filter: &&String| if has("--exact") { name == *filter } else { name.contains(filter.as_str()) };
-        (filters.is_empty() || filters.iter().any(matches)) && value("--skip").is_none_or(|skip| !name.contains(skip.as_str()))
+        (filters.is_empty() || filters.iter().any(matches))
+            && value("--skip").is_none_or(|skip| !name.contains(skip.as_str()))
     });
     if has("--list") {
         if !has("--ignored") {
@@ -61,7 +65,9 @@ fn main() -> ExitCode {
         }
     }
     println!("\ntest result: {passed} passed; {} failed", failed.len());
-    failed.iter().for_each(|name| println!("    {name}"));
+    for name in &failed {
+        println!("    {name}");
+    }
     ExitCode::from(u8::from(!failed.is_empty()))
 }
 
@@ -85,9 +91,9 @@ fn find(name: &str) -> (Setting, Behaviour) {
         (behaviours::MEASURE, behaviours::measure),
         (behaviours::INTERACTIVE, behaviours::interactive),
     ];
-    let helpers = Setting::ALL.into_iter().flat_map(|setting| {
-        helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper))
-    });
+    let helpers = Setting::ALL
+        .into_iter()
+        .flat_map(|setting| helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper)));
     let found = all().into_iter().chain(helpers).find(|(known, ..)| known == name);
     let Some((_, setting, behaviour)) = found else {
         eprintln!("no test {name}");
@@ -108,7 +114,11 @@ fn run(name: &str, setting: Setting) -> Outcome {
         Err(why) => return Outcome::Skipped(why),
     };
     let started = std::time::Instant::now();
-    let output = command.env("RUST_BACKTRACE", "0").args([if setting == Setting::InPlace { "--contained" } else { "--inside" }, name]).output().expect("starts itself");
+    let output = command
+        .env("RUST_BACKTRACE", "0")
+        .args([if setting == Setting::InPlace { "--contained" } else { "--inside" }, name])
+        .output()
+        .expect("starts itself");
     let took = started.elapsed().as_millis();
     if output.status.success() {
         println!("test {name} ... ok ({took} ms)");

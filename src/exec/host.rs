@@ -4,8 +4,6 @@
 //! a user namespace there is none, and the same code runs here. Unlike the launcher it stays in the terminal's session,
 //! so that ssh can ask for a passphrase.
 
-#![expect(clippy::disallowed_methods, reason = "the one place where programs of the host are started")]
-
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -137,9 +135,9 @@ fn serve(control: &OwnedFd) -> io::Result<()> {
         let mut fds = fds.into_iter();
         let (Some(kind), Some(memory), Some(socket)) = (kind.first(), fds.next(), fds.next()) else { return Ok(()) };
         if *kind == MAP {
-            let failure = wire::decode(&read(memory)?).map_err(|error| error.to_string()).and_then(|(pid, maps): (i32, _)| {
-                userns::write_maps(pid, &maps)
-            });
+            let failure = wire::decode(&read(memory)?)
+                .map_err(|error| error.to_string())
+                .and_then(|(pid, maps): (i32, _)| userns::write_maps(pid, &maps));
             wire::send(&socket, &wire::encode(&failure.err()), &[])?;
             continue;
         }

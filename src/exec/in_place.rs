@@ -5,12 +5,14 @@
 //! one another or from rbuild. Everything is undone by directory descriptors that were opened before the step ran: paths
 //! may lead anywhere after it.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, Stat, Uid, chmodat, chownat, fstat, lstat, makedev, mknodat, renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, Stat, Uid, chmodat, chownat, fstat, lstat, makedev, mknodat, renameat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -33,7 +35,8 @@ pub(crate) struct Placed {
     root: PathBuf,
     copier: Copied,
     beside: TempDir,
-    _forwarders: Vec<Forwarder>,
+    names: Cell<u32>,
+    forwarders: Vec<Forwarder>,
 }
 
 /// One entry and its way back.
@@ -68,7 +71,8 @@ pub(crate) fn place(root: &Path, process: &Process, xattrs: OverlayXattrs) -> io
         root: root.to_owned(),
         copier: Copied { xattrs },
         beside: tempfile::Builder::new().prefix("placed-").tempdir_in(beside)?,
-        _forwarders: Vec::new(),
+        names: Cell::new(0),
+        forwarders: Vec::new(),
     };
     let mut rooted = Rooted::at(root)?;
     let result = placed.all(&mut rooted, process);
@@ -108,16 +112,22 @@ impl Placed {
                 self.copier.copy(source, &copy)?;
                 self.put(rooted, target, &copy, Back::Nowhere)
             }
-            MountKind::Bind { source, readonly: false } => match self.put(rooted, target, source, Back::Moved(source.clone())) {
-                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                    let copy = self.fresh();
-                    self.copier.copy(source, &copy)?;
-                    self.put(rooted, target, &copy, Back::Copied(source.clone()))
+            MountKind::Bind { source, readonly: false } => {
+                match self.put(rooted, target, source, Back::Moved(source.clone())) {
+                    Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                        let copy = self.fresh();
+                        self.copier.copy(source, &copy)?;
+                        self.put(rooted, target, &copy, Back::Copied(source.clone()))
+                    }
+                    result => result,
                 }
-                result => result,
-            },
+            }
             MountKind::Tmpfs { mode, .. } => {
-                let covered = rooted.open(target, Missing::Fail).ok().and_then(|fd| fstat(&fd).ok()).map(|found| found.st_mode & 0o7777);
+                let covered = rooted
+                    .open(target, Missing::Fail)
+                    .ok()
+                    .and_then(|fd| fstat(&fd).ok())
+                    .map(|found| found.st_mode & 0o7777);
                 let directory = self.fresh();
                 fs_err::create_dir(&directory)?;
                 chmodat(CWD, &directory, Mode::from_raw_mode(mode.or(covered).unwrap_or(0o1777)), AtFlags::empty())?;
@@ -131,7 +141,7 @@ impl Placed {
                 let path = self.fresh();
                 let listener = std::os::unix::net::UnixListener::bind(&path)?;
                 owned(&path, *mode, *uid, *gid)?;
-                self._forwarders.push(Forwarder::start(listener.into(), source.clone())?);
+                self.forwarders.push(Forwarder::start(listener.into(), source.clone())?);
                 self.put(rooted, target, &path, Back::Nowhere)
             }
             MountKind::Stack { .. } | MountKind::Discard { .. } => Err(io::Error::other("copied before")),
@@ -159,7 +169,8 @@ impl Placed {
     /// Takes note of a directory's time before we change it, unless that is known already.
     fn remember(&mut self, rooted: &Rooted, directory: &OwnedFd) -> io::Result<()> {
         let found = fstat(directory)?;
-        let same = |fd: &OwnedFd| fstat(fd).is_ok_and(|other| (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino));
+        let same =
+            |fd: &OwnedFd| fstat(fd).is_ok_and(|other| (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino));
         if !self.parents.iter().chain(&rooted.parents).any(|(fd, _)| same(fd)) {
             let before = Moment::of(&found);
             self.parents.push((directory.try_clone()?, Parent { path: String::new(), before, after: before }));
@@ -173,7 +184,8 @@ impl Placed {
         self.remember(rooted, &dev)?;
         let mut made = Vec::new();
         for (name, major, minor) in DEVICES {
-            if mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)).is_ok() {
+            if mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)).is_ok()
+            {
                 chmodat(&dev, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
                 made.push(name);
             }
@@ -182,10 +194,11 @@ impl Placed {
         Ok(())
     }
 
+    /// A name not used before.
     fn fresh(&self) -> PathBuf {
-        // Names are never given back, so counting what is there would do only once.
-        let name = (0_u32..).map(|number| self.beside.path().join(number.to_string())).find(|path| lstat(path).is_err());
-        name.unwrap_or_else(|| self.beside.path().join("last"))
+        let number = self.names.get();
+        self.names.set(number + 1);
+        self.beside.path().join(number.to_string())
     }
 
     fn file(&self, content: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<PathBuf> {
@@ -197,6 +210,7 @@ impl Placed {
 
     /// Takes everything away again and puts back what was there; gives the paths that had been made.
     pub(crate) fn undo(mut self) -> io::Result<Vec<String>> {
+        drop(std::mem::take(&mut self.forwarders));
         // What the step changed is known by the times that our own changes are about to alter.
         let mut times = Vec::new();
         for (fd, parent) in self.parents.drain(..) {

@@ -83,7 +83,8 @@ fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let ready: Vec<bool> = polled.iter().map(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP)).collect();
+        let ready: Vec<bool> =
+            polled.iter().map(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP)).collect();
         drop(polled);
         let mut at = 0;
         steps.retain_mut(|step| {
@@ -92,6 +93,8 @@ fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
             if ready[at] && !step.stopped {
                 step.stopped = true;
                 let _ended = pidfd_send_signal(&step.child.pidfd, Signal::KILL);
+                // Read, so that it does not make us look again at once, nor reset the connection when we close it.
+                let _word = wire::receive(&step.socket);
             }
             !(ready[at - 1] && reap(step, ground))
         });

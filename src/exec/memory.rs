@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 /// The count so far; 0 where nothing counts.
 pub(crate) fn kills() -> u64 {
     static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let file = FILE.get_or_init(|| find(&std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default(), &|path| path.exists()));
+    let file = FILE
+        .get_or_init(|| find(&std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default(), &|path| path.exists()));
     let text = file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or_default()
 }

@@ -15,7 +15,10 @@ use super::probe::{Found, Question};
 use super::step::{Ground, Report, Spec};
 use super::stubs::Stubs;
 use super::terminal::Terminal;
-use super::{ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel, memory, terminal, wire};
+use super::{
+    ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel, memory,
+    terminal, wire,
+};
 use crate::cancel::Cancel;
 use crate::snapshot::OverlayXattrs;
 
@@ -178,7 +181,9 @@ impl Running {
         let mut buffer = vec![0; CHUNK];
         loop {
             let mut polled = vec![PollFd::new(&self.socket, PollFlags::IN)];
-            polled.extend([&self.stdout, &self.stderr].into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            polled.extend(
+                [&self.stdout, &self.stderr].into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+            );
             let sources = terminal.as_ref().map(Terminal::sources).unwrap_or_default();
             polled.extend(sources.iter().map(|source| PollFd::new(source, PollFlags::IN)));
             match poll(&mut polled, Some(&CANCEL_CHECK)) {
@@ -207,7 +212,11 @@ impl Running {
             if !told {
                 continue;
             }
-            let (bytes, fds) = wire::receive(&self.socket)?;
+            let (bytes, fds) = match wire::receive(&self.socket) {
+                // The step ended before the launcher read that it should: whatever was said about it is lost, and not needed.
+                Err(error) if told_to_stop && error.kind() == io::ErrorKind::ConnectionReset => return Ok(end),
+                received => received?,
+            };
             if bytes.is_empty() {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended unexpectedly"));
             }

@@ -90,7 +90,10 @@ impl fmt::Display for Mode {
             Privilege::NotAsked => return f.write_str("no sandbox"),
         }
         if let Some(why) = &self.found.overlay {
-            write!(f, "; no overlay ({why}): the store wants a local file system such as ext4, xfs or btrfs and Linux 5.11 or later")?;
+            write!(
+                f,
+                "; no overlay ({why}): the store wants a local file system such as ext4, xfs or btrfs and Linux 5.11 or later"
+            )?;
         }
         if let Some(why) = &self.found.proc {
             write!(f, "; steps see the outer /proc ({why}): an unmasked /proc gives them their own")?;
@@ -111,7 +114,7 @@ pub struct Session {
     /// How trees are marked for overlay.
     pub overlay_xattrs: OverlayXattrs,
     sandbox: Option<Arc<Sandbox>>,
-    host: Host,
+    host: Arc<Host>,
     privilege: Privilege,
     found: OnceLock<Found>,
     snapshots: OnceLock<Made>,
@@ -144,7 +147,9 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
     let ids = match userns::enter(&host) {
         Ok(ids) => Ok(ids),
         // Still where we were: nothing is lost but the namespace.
-        Err(error) if (rustix::process::geteuid(), rustix::process::getegid()) == before => Err(format!("unshare: {error}")),
+        Err(error) if (rustix::process::geteuid(), rustix::process::getegid()) == before => {
+            Err(format!("unshare: {error}"))
+        }
         Err(error) => return Err(EnterError::UserNamespace(error)),
     };
     if !options.need_sandbox {
@@ -201,7 +206,7 @@ fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Sessio
         trees_suffix: if plain { format!("user-{}", rustix::process::geteuid().as_raw()) } else { suffix(&map) },
         overlay_xattrs: if ground.user_namespace || plain { OverlayXattrs::User } else { OverlayXattrs::Trusted },
         sandbox,
-        host,
+        host: Arc::new(host),
         privilege,
         found: OnceLock::new(),
         snapshots: OnceLock::new(),
@@ -210,7 +215,7 @@ fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Sessio
 
 impl Session {
     /// Starts programs of the host, as the user that started rbuild.
-    pub fn host(&self) -> &Host {
+    pub fn host(&self) -> &Arc<Host> {
         &self.host
     }
 
@@ -284,7 +289,10 @@ mod tests {
     fn the_mode_is_one_line_and_says_what_would_help() {
         assert_eq!(mode(Privilege::Root, None), "root, overlay");
         assert_eq!(mode(Privilege::UserNamespace(Ids::Many), None), "rootless, overlay");
-        let one = mode(Privilege::UserNamespace(Ids::One("newuidmap is not installed (package uidmap or shadow-utils)".into())), None);
+        let one = mode(
+            Privilege::UserNamespace(Ids::One("newuidmap is not installed (package uidmap or shadow-utils)".into())),
+            None,
+        );
         assert_eq!(
             one,
             "rootless with a single id, overlay; owners are recorded but not seen by RUN: \

@@ -9,7 +9,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, openat, statat, unlinkat, utimensat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, openat, statat, unlinkat,
+    utimensat,
+};
 
 /// A time of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +24,7 @@ pub(crate) struct Moment {
 impl Moment {
     /// When the content was last changed.
     pub(crate) fn of(stat: &Stat) -> Self {
-        Self { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as i64 }
+        Self { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as i64 }
     }
 }
 

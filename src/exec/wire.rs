@@ -10,7 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
 };
 
 use super::{Mount, MountKind, Process, Root, Stdio};
@@ -215,7 +216,9 @@ impl Wire for Root {
     }
     fn take(input: &mut &[u8]) -> Option<Self> {
         match u8::take(input)? {
-            0 => Some(Self::Overlay { lowers: Wire::take(input)?, upper: Wire::take(input)?, work: Wire::take(input)? }),
+            0 => {
+                Some(Self::Overlay { lowers: Wire::take(input)?, upper: Wire::take(input)?, work: Wire::take(input)? })
+            }
             1 => Some(Self::Directory(Wire::take(input)?)),
             _ => None,
         }
@@ -301,10 +304,17 @@ mod tests {
             groups: vec![3, 4],
             mounts: vec![
                 Mount { target: "/a".into(), kind: MountKind::Tmpfs { size: Some(1), mode: None } },
-                Mount { target: "/b".into(), kind: MountKind::File { content: vec![0, 255], mode: 0o400, uid: 5, gid: 6 } },
+                Mount {
+                    target: "/b".into(),
+                    kind: MountKind::File { content: vec![0, 255], mode: 0o400, uid: 5, gid: 6 },
+                },
                 Mount {
                     target: "/c".into(),
-                    kind: MountKind::Stack { lowers: vec!["/x".into()], subpath: "y".into(), scratch: Some("/z".into()) },
+                    kind: MountKind::Stack {
+                        lowers: vec!["/x".into()],
+                        subpath: "y".into(),
+                        scratch: Some("/z".into()),
+                    },
                 },
             ],
             isolate_network: true,

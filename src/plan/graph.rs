@@ -5,7 +5,7 @@
 
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::oci::config::ImageConfig;
+use crate::oci::config::{History, ImageConfig};
 use crate::source::Lines;
 
 /// A step of the plan.
@@ -20,6 +20,8 @@ pub struct Plan {
     pub target: Option<StepId>,
     /// The image's config and history; `rootfs` is filled in at assembly.
     pub image: ImageDraft,
+    /// `SOURCE_DATE_EPOCH` in seconds: the time of all that is new in the image.
+    pub epoch: Option<i64>,
 }
 
 /// The image to be assembled.
@@ -27,7 +29,11 @@ pub struct Plan {
 pub struct ImageDraft {
     /// Config with all metadata instructions folded in; `rootfs` and `created` not final, `history` not in it.
     pub config: ImageConfig,
-    /// History in order.
+    /// The base image's own history, kept as it is below the new entries.
+    pub base_history: Vec<History>,
+    /// How many layers the base image has; its history may name fewer.
+    pub base_layers: usize,
+    /// New history in order.
     pub history: Vec<HistoryDraft>,
 }
 
@@ -92,6 +98,8 @@ pub struct Run {
     pub argv: Vec<String>,
     /// Environment in order, as BuildKit lists it (ENV and ARG in one list). No HOME, no proxies.
     pub env: Vec<(String, String)>,
+    /// Names in `env` whose value an ARG gave: their values are never shown or stored, only their digests.
+    pub args: Vec<String>,
     /// Proxy variables in both letter cases: given to the process, in no key and no history.
     pub proxy_env: Vec<(String, String)>,
     /// Absolute working directory; created if missing.
@@ -104,7 +112,7 @@ pub struct Run {
     pub network: Network,
     /// `--security=insecure`.
     pub insecure: bool,
-    /// A `#!` heredoc: this file appears at `/dev/pipes/<name>`, mode 0755; argv is its path.
+    /// A `#!` heredoc: this file appears at `/dev/pipes/<name>`, mode 0755; argv is the shell with that path.
     pub script: Option<InlineFile>,
     /// Host name inside, default `buildkitsandbox`.
     pub hostname: String,
@@ -286,6 +294,8 @@ pub enum CopySource {
         keep_git_dir: bool,
         /// Expected commit (prefix).
         checksum: Option<String>,
+        /// Fetch submodules (default yes).
+        submodules: bool,
     },
 }
 
@@ -314,4 +324,61 @@ pub struct Workdir {
     pub path: String,
     /// USER as in [`Run::user`].
     pub user: String,
+    /// mtime of what is created, in seconds (`SOURCE_DATE_EPOCH`); otherwise the time it is made.
+    pub mtime: Option<i64>,
+}
+
+impl Step {
+    /// The steps it needs: its parent, then the sources and mounts in the order written. May name one twice.
+    pub fn inputs(&self) -> Vec<StepId> {
+        let mut inputs: Vec<StepId> = self.parent.into_iter().collect();
+        inputs.extend(self.op.sources().into_iter().filter_map(|from| match from {
+            From::Step(step) => Some(*step),
+            From::Scratch | From::Context(_) => None,
+        }));
+        inputs
+    }
+}
+
+impl Copy {
+    /// One path of a tree put at the root, as it is.
+    pub fn plain(from: From, path: &str) -> Self {
+        Self {
+            sources: vec![CopySource::Path { from, path: path.to_owned(), unpack: false }],
+            destination: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            add: false,
+            labels: vec![path.to_owned()],
+        }
+    }
+}
+
+impl Op {
+    /// The trees it reads besides its parent, in the order written.
+    pub fn sources(&self) -> Vec<&From> {
+        match self {
+            Self::Image(_) | Self::Workdir(_) => Vec::new(),
+            Self::Run(run) => run
+                .mounts
+                .iter()
+                .filter_map(|mount| match &mount.kind {
+                    MountKind::Bind { from, .. } => Some(from),
+                    MountKind::Cache { from, .. } => from.as_ref(),
+                    MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => None,
+                })
+                .collect(),
+            Self::Copy(copy) => copy
+                .sources
+                .iter()
+                .filter_map(|source| match source {
+                    CopySource::Path { from, .. } => Some(from),
+                    CopySource::Inline(_) | CopySource::Http { .. } | CopySource::Git { .. } => None,
+                })
+                .collect(),
+        }
+    }
 }

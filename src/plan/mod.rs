@@ -1,3 +1,279 @@
-//! Dockerfile + options + facts to a plan (owner: plan helper; graph.rs is shared contract).
+//! Dockerfile, options and facts to a plan: a graph of steps that make files, and the image they end in.
+//!
+//! Pure. When the config of an image is missing, [`plan`] *returns what it needs* and is called again; it never asks anybody.
+//! The way through: `scope` (global ARGs) → `stage` (names) → `reach` (what the target needs) → `base` and `fold`
+//! (instructions of a stage onto its state, with `run`, `copy`, `config`) → `steps` (the graph). Nothing here knows how a step is run, stored
+//! or keyed, except that [`key`] says which facts of a step are its identity.
 
+pub mod allowed;
+mod base;
+mod config;
+mod copy;
+pub mod dump;
+mod env;
+mod epoch;
+mod expose;
+mod facts;
+mod fold;
+mod gotext;
 pub mod graph;
+pub mod key;
+pub mod lint;
+mod mount;
+mod name;
+mod options;
+pub mod outline;
+mod paths;
+mod reach;
+mod remote;
+mod run;
+mod scope;
+mod site;
+mod stage;
+mod steps;
+mod svg;
+
+use std::collections::BTreeSet;
+
+pub use facts::{Facts, ImageFacts, ImageRequest, Purpose};
+pub use options::{Ignored, NamedContext, NoCache, PlanOptions};
+
+use crate::diagnostic::Diagnostic;
+use crate::dockerfile::ast::{Dockerfile, Lint};
+use crate::dockerfile::lint::{lint_instructions, lint_stages};
+use fold::Fold;
+use graph::{HistoryDraft, ImageDraft, Plan};
+use outline::Outline;
+use reach::Reached;
+use scope::Globals;
+use stage::Stages;
+
+/// The answer of [`plan`].
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
+pub enum Planned {
+    /// Everything is known. The findings are all there are, the parser's among them.
+    Plan(Plan, Vec<Lint>),
+    /// Configs of these images are missing; ask again with them in the facts. ONBUILD triggers may ask for more then.
+    Needs(Vec<ImageRequest>),
+}
+
+/// The answer of [`outline`].
+#[derive(Debug)]
+pub enum Outlined {
+    /// Everything is known.
+    Outline(Outline),
+    /// As in [`Planned::Needs`].
+    Needs(Vec<ImageRequest>),
+}
+
+/// The answer of [`check`].
+#[derive(Debug)]
+pub enum Checked {
+    /// Everything was looked at.
+    Done {
+        /// All findings of the rules.
+        lints: Vec<Lint>,
+        /// Findings of our own rules that nobody asked for: they count for nothing.
+        notes: Vec<Lint>,
+        /// What would keep the build from being planned.
+        faults: Vec<Diagnostic>,
+    },
+    /// As in [`Planned::Needs`].
+    Needs(Vec<ImageRequest>),
+}
+
+/// Plans the build of one platform.
+pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<Planned, Vec<Diagnostic>> {
+    let mut lints = Vec::new();
+    let inputs = Inputs::new(file, options, facts, &mut lints)?;
+    Ok(match inputs.fold(&mut lints)? {
+        Folded::Needs(missing) => Planned::Needs(missing),
+        Folded::Done(fold, target, reached) => {
+            inputs.add_text_lints(&reached, &mut lints);
+            inputs.advise(&reached, &mut lints);
+            inputs.refuse_lints(&lints)?;
+            Planned::Plan(inputs.finish(fold, target), lints)
+        }
+    })
+}
+
+/// Looks for findings and faults (`--check`): without a target in all stages. Findings come out beside faults.
+pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked {
+    let all_stages = options.target.as_deref().is_none_or(str::is_empty);
+    let options = PlanOptions { all_stages, ..options.clone() };
+    let (mut lints, mut notes) = (Vec::new(), None);
+    let checked = Inputs::new(file, &options, facts, &mut lints).and_then(|inputs| match inputs.fold(&mut lints)? {
+        Folded::Needs(missing) => Ok(Some(missing)),
+        Folded::Done(_, _, reached) => {
+            inputs.add_text_lints(&reached, &mut lints);
+            notes = Some(inputs.advise(&reached, &mut lints));
+            inputs.refuse_lints(&lints).map(|()| None)
+        }
+    });
+    let faults = match checked {
+        Ok(Some(missing)) => return Checked::Needs(missing),
+        Ok(None) => Vec::new(),
+        Err(faults) => faults,
+    };
+    let notes = notes.unwrap_or_else(|| {
+        // It could not be worked out what the target needs; what is wrong with the text can be said nevertheless.
+        let (of_text, notes) = check_text(file, &options);
+        lints.extend(of_text);
+        in_order(&mut lints);
+        notes
+    });
+    Checked::Done { lints, notes, faults }
+}
+
+/// Findings of the rules that look at the text only, and notes, as in [`Checked::Done`].
+pub fn check_text(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>) {
+    let check = lint::check_of_file(file, options);
+    let mut lints = lint_stages(file, check.as_ref(), &|_| true);
+    let (warnings, notes) = lint::advise(file, check.as_ref(), &|_| true);
+    lints.extend(warnings);
+    in_order(&mut lints);
+    (lints, notes)
+}
+
+/// What a target can be given (`--call=outline`).
+pub fn outline(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<Outlined, Vec<Diagnostic>> {
+    let mut lints = Vec::new();
+    let inputs = Inputs::new(file, options, facts, &mut lints)?;
+    Ok(match inputs.fold(&mut lints)? {
+        Folded::Needs(missing) => Outlined::Needs(missing),
+        Folded::Done(fold, target, reached) => {
+            let reads = |stage: usize| {
+                let triggers = reached.triggers.get(&stage).into_iter().flatten();
+                triggers.flat_map(|trigger| trigger.reads.clone()).collect()
+            };
+            let declared = &inputs.globals.declared;
+            Outlined::Outline(outline::outline(target, &inputs.stages, &fold.seen, declared, &reads))
+        }
+    })
+}
+
+/// What is known before any image is.
+struct Inputs<'a> {
+    file: &'a Dockerfile,
+    facts: &'a Facts,
+    options: PlanOptions,
+    epoch: Option<i64>,
+    globals: Globals,
+    stages: Stages<'a>,
+}
+
+/// How far folding came.
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
+enum Folded<'i> {
+    Needs(Vec<ImageRequest>),
+    Done(Fold<'i>, usize, Reached),
+}
+
+impl<'a> Inputs<'a> {
+    fn new(
+        file: &'a Dockerfile,
+        options: &PlanOptions,
+        facts: &'a Facts,
+        lints: &mut Vec<Lint>,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        lint::default_base_names(file, options, lints);
+        let mut globals = Globals::new(file, options).map_err(one)?;
+        let (epoch, options) = epoch::resolve(file, options, &mut globals).map_err(one)?;
+        let stages = Stages::new(file, &options, &globals, lints)?;
+        Ok(Self { file, facts, options, epoch, globals, stages })
+    }
+
+    /// Folds what the target needs, or says what must be known for that.
+    fn fold(&self, lints: &mut Vec<Lint>) -> Result<Folded<'_>, Vec<Diagnostic>> {
+        let target = self.stages.target(self.options.target.as_deref());
+        let target = target.map_err(|text| one(site::of_file(self.file, "unknown-target", text)))?;
+        let count = self.stages.list.len();
+        let roots = if self.options.all_stages { (0..count).collect() } else { vec![target] };
+        let mut reached = reach::reach(roots, self.file, &self.stages, &self.options, self.facts)?;
+        if !reached.missing.is_empty() {
+            return Ok(Folded::Needs(std::mem::take(&mut reached.missing)));
+        }
+        let mut fold = Fold {
+            file: self.file,
+            options: &self.options,
+            facts: self.facts,
+            globals: &self.globals,
+            stages: &self.stages,
+            epoch: self.epoch,
+            steps: steps::Steps::default(),
+            states: (0..count).map(|_| None).collect(),
+            seen: vec![outline::Seen::default(); count],
+            lints: Vec::new(),
+            unsure: BTreeSet::new(),
+        };
+        let mut faults = Vec::new();
+        for index in &reached.stages {
+            let triggers = reached.triggers.get(index).map_or(&[][..], Vec::as_slice);
+            faults.extend(fold.stage(*index, triggers));
+            lints.append(&mut fold.lints);
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Folded::Done(fold, target, reached))
+    }
+
+    /// Adds the findings that need no expansion: of what is folded all, of the rest how it is written.
+    fn add_text_lints(&self, reached: &Reached, lints: &mut Vec<Lint>) {
+        let check = lint::check_of_file(self.file, &self.options);
+        let plain = |index: usize| reached.stages.contains(&index) && !reached.triggers.contains_key(&index);
+        lints.extend(lint_stages(self.file, check.as_ref(), &plain));
+        for (index, triggers) in &reached.triggers {
+            let triggered = triggers.iter().map(|trigger| &trigger.instruction);
+            let own = &self.stages.list[*index].ast.instructions;
+            lints.extend(lint_instructions(triggered.chain(own), check.as_ref()));
+        }
+        in_order(lints);
+    }
+
+    /// Adds the findings of our own rules that a check option asks for; the others come back.
+    fn advise(&self, reached: &Reached, lints: &mut Vec<Lint>) -> Vec<Lint> {
+        let check = lint::check_of_file(self.file, &self.options);
+        let (warnings, notes) = lint::advise(self.file, check.as_ref(), &|index| reached.stages.contains(&index));
+        lints.extend(warnings);
+        in_order(lints);
+        notes
+    }
+
+    /// With `error=true` in the check options findings are faults.
+    fn refuse_lints(&self, lints: &[Lint]) -> Result<(), Vec<Diagnostic>> {
+        match lint::violation(lint::check_of_file(self.file, &self.options).as_ref(), lints) {
+            Some(text) => Err(one(site::of_file(self.file, "lint-violation", text))),
+            None => Ok(()),
+        }
+    }
+
+    /// The plan of the target's state.
+    fn finish(&self, mut fold: Fold<'_>, target: usize) -> Plan {
+        let state = fold.states[target].take().expect("reach puts the target among the stages that are folded");
+        let (steps, renamed) = fold.steps.graph_of(state.tip);
+        let mut config = state.config;
+        if !self.options.labels.is_empty() {
+            config.config.labels.get_or_insert_default().extend(self.options.labels.clone());
+        }
+        config::set_platform(&mut config, self.options.target_platform.as_ref());
+        let rename = |draft: HistoryDraft| HistoryDraft { step: draft.step.map(|step| renamed[&step]), ..draft };
+        let image = ImageDraft {
+            config,
+            base_history: state.base_history,
+            base_layers: state.base_layers,
+            history: state.history.into_iter().map(rename).collect(),
+        };
+        Plan { steps, target: state.tip.map(|step| renamed[&step]), image, epoch: self.epoch }
+    }
+}
+
+fn one(fault: Diagnostic) -> Vec<Diagnostic> {
+    vec![fault]
+}
+
+fn in_order(lints: &mut Vec<Lint>) {
+    lints.sort_by(|a, b| (a.lines, a.rule).cmp(&(b.lines, b.rule)));
+    lints.dedup();
+}

@@ -1,1 +1,105 @@
-//! (skeleton: the owner of this module replaces this header)
+//! The registry client and OCI layouts: names in, verified bytes out, and the way back.
+//!
+//! Speaks the distribution protocol over reqwest. Knows no store, no Dockerfile and no config file: credentials,
+//! certificates and mirrors are handed in as [`Options`]. Everything it returns has the digest and size it should have.
+//!
+//! ```text
+//! Client ── repository(name) ──> Repository: Remote + Destination      (repository.rs, push.rs)
+//!    └── Host: scheme, tokens, retries, one `send`                     (host.rs, challenge.rs)
+//! Layout: Remote + Destination                                         (layout.rs)
+//! ```
+
+mod blob;
+mod challenge;
+pub mod credentials;
+mod error;
+mod host;
+mod layout;
+mod options;
+mod push;
+mod remote;
+mod repository;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use host::Host;
+use repository::Endpoint;
+
+pub use blob::{BlobReader, BlobStream, Pump};
+pub use error::Error;
+pub use layout::{IMAGE_NAME, LAYOUT_MARK, Layout, LayoutName, REF_NAME};
+pub use options::{HostOptions, Options, Proxies, Retry};
+pub use remote::{Answer, BlobSource, Destination, Remote, Selector};
+pub use repository::Repository;
+
+use crate::oci::reference::Reference;
+
+/// All registries, seen by one user. Clones share connections, tokens and the limit on transfers.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    options: Arc<Options>,
+    hosts: Mutex<BTreeMap<(String, bool), Arc<Host>>>,
+    slots: Arc<tokio::sync::Semaphore>,
+}
+
+impl Client {
+    /// A client; nothing is connected, read or verified before it is needed.
+    pub fn new(options: Options) -> Self {
+        // The second client of a process finds it done; both mean the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let slots = Arc::new(tokio::sync::Semaphore::new(options.parallel.max(1)));
+        Self(Arc::new(Inner { options: Arc::new(options), hosts: Mutex::default(), slots }))
+    }
+
+    /// The repository of a name; its tag and digest play no part.
+    pub fn repository(&self, name: &Reference) -> Repository {
+        self.open(name, false)
+    }
+
+    /// The same, for a registry whose certificate is not to be verified (`registry.insecure=true`).
+    pub fn insecure_repository(&self, name: &Reference) -> Repository {
+        self.open(name, true)
+    }
+
+    fn open(&self, name: &Reference, insecure: bool) -> Repository {
+        let options = self.0.options.hosts.get(name.domain()).cloned().unwrap_or_default();
+        let mirrors = options.mirrors.iter().map(|mirror| self.mirror(mirror, name)).collect();
+        Repository {
+            name: name.name_only(),
+            origin: Endpoint {
+                host: self.host(name.domain(), HostOptions { insecure: options.insecure || insecure, ..options }),
+                path: name.path().to_owned(),
+                namespace: None,
+            },
+            mirrors,
+            slots: self.0.slots.clone(),
+            retry: self.0.options.retry,
+            sessions: Arc::default(),
+        }
+    }
+
+    fn mirror(&self, mirror: &str, name: &Reference) -> Endpoint {
+        let (plain_http, rest) = match mirror.strip_prefix("http://") {
+            Some(rest) => (true, rest),
+            None => (false, mirror.strip_prefix("https://").unwrap_or(mirror)),
+        };
+        let rest = rest.trim_end_matches('/');
+        let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = prefix.strip_prefix("v2").unwrap_or(prefix).trim_matches('/');
+        let options = self.0.options.hosts.get(host).cloned().unwrap_or_default();
+        let options = HostOptions { plain_http: options.plain_http || plain_http, ..options };
+        let path = if prefix.is_empty() { name.path().to_owned() } else { format!("{prefix}/{}", name.path()) };
+        Endpoint { host: self.host(host, options), path, namespace: Some(name.domain().to_owned()) }
+    }
+
+    fn host(&self, name: &str, options: HostOptions) -> Arc<Host> {
+        let mut hosts = self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let lax = options.insecure || options.plain_http;
+        let make = || Arc::new(Host::new(name, options, self.0.options.clone()));
+        hosts.entry((name.to_owned(), lax)).or_insert_with(make).clone()
+    }
+}

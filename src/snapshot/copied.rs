@@ -9,8 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, ioctl_ficlone, lgetxattr, lgetxattr_query, linkat,
-    llistxattr, llistxattr_query, lsetxattr, lstat, mknodat, open, readlinkat, symlinkat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, ioctl_ficlone,
+    lgetxattr, lgetxattr_query, linkat, llistxattr, llistxattr_query, lsetxattr, lstat, mknodat, open, readlinkat,
+    symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -69,7 +70,7 @@ impl Copied {
     }
 
     /// Lays `source` over `target`. Directories get their attributes after their content, which would change their times.
-    fn directory(&self, source: &Path, target: &Path, links: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
+    fn directory(self, source: &Path, target: &Path, links: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
         for entry in fs_err::read_dir(source)? {
             let entry = entry?;
             let (from, to) = (entry.path(), target.join(entry.file_name()));
@@ -103,7 +104,7 @@ impl Copied {
         Ok(())
     }
 
-    fn is_opaque(&self, directory: &Path) -> bool {
+    fn is_opaque(self, directory: &Path) -> bool {
         let mut value = [0; 1];
         lgetxattr(directory, self.xattrs.opaque(), &mut value) == Ok(1) && value == *b"y"
     }
@@ -118,7 +119,8 @@ fn entry_of(from: &Path, to: &Path, kind: FileType, stat: &Stat) -> io::Result<(
                 let target = open(to, flags, Mode::from_raw_mode(0o600))?;
                 if ioctl_ficlone(&target, &source).is_err() {
                     let (mut source, mut target) = (std::fs::File::from(source), std::fs::File::from(target));
-                    io::copy(&mut source, &mut target).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+                    io::copy(&mut source, &mut target)
+                        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
                 }
                 Ok(())
             }

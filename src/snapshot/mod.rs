@@ -8,6 +8,8 @@ mod overlay;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use crate::layers::OverlayXattrs;
+
 pub use copied::Copied;
 pub use overlay::Overlay;
 
@@ -25,25 +27,6 @@ pub enum Root {
     },
     /// A plain directory that is changed in place (copied trees; no overlay to be had).
     Directory(PathBuf),
-}
-
-/// Which names overlay's marks have on the trees of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OverlayXattrs {
-    /// `trusted.overlay.*`: as root.
-    Trusted,
-    /// `user.overlay.*`: in a user namespace.
-    User,
-}
-
-impl OverlayXattrs {
-    /// The mark of a directory that hides the one below it.
-    pub fn opaque(self) -> &'static str {
-        match self {
-            Self::Trusted => "trusted.overlay.opaque",
-            Self::User => "user.overlay.opaque",
-        }
-    }
 }
 
 /// Makes roots.

@@ -105,8 +105,13 @@ impl LayerPath {
 impl Ord for LayerPath {
     fn cmp(&self, other: &Self) -> Ordering {
         // '/' sorts below every other byte, which makes byte order component order.
-        let rank = |b: &u8| if *b == b'/' { 0u16 } else { u16::from(*b) + 1 };
-        self.0.iter().map(rank).cmp(other.0.iter().map(rank))
+        let (a, b) = (self.0.as_slice(), other.0.as_slice());
+        match a.iter().zip(b).position(|(x, y)| x != y) {
+            Some(at) if a[at] == b'/' => Ordering::Less,
+            Some(at) if b[at] == b'/' => Ordering::Greater,
+            Some(at) => a[at].cmp(&b[at]),
+            None => a.len().cmp(&b.len()),
+        }
     }
 }
 impl PartialOrd for LayerPath {

@@ -26,8 +26,17 @@ pub const ALL: &[Named] = named![
 pub fn applies(name: &str, setting: Setting) -> bool {
     // Without namespaces there is no /proc, no identity of its own, nothing hidden.
     let needs_namespaces = [
-        "first_process_of_its_namespace", "user_and_groups", "capabilities_and_filter", "insecure_is_not_confined", "limits",
-        "devices", "hidden_and_read_only_parts", "names_and_network", "a_terminal_is_lent", "own_network_has_only_lo", "program_faults",
+        "first_process_of_its_namespace",
+        "user_and_groups",
+        "capabilities_and_filter",
+        "insecure_is_not_confined",
+        "limits",
+        "devices",
+        "hidden_and_read_only_parts",
+        "names_and_network",
+        "a_terminal_is_lent",
+        "own_network_has_only_lo",
+        "program_faults",
     ];
     match name {
         "one_id_pretends" => setting.has_one_id(),
@@ -59,7 +68,8 @@ fn first_process_of_its_namespace(setting: Setting) {
     assert_eq!(lines[..4], ["1", "0022", "0", "buildkitsandbox"]);
     // A header, the shell and ps.
     assert_eq!(lines.len(), 4 + 3, "{lines:?}");
-    let ran = bench.run("", |process| process.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/1/status"].map(String::from).to_vec());
+    let ran = bench
+        .run("", |process| process.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/1/status"].map(String::from).to_vec());
     let blocked = ran.text().to_owned();
     assert_eq!(blocked, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000");
     let fds = bench.sh("ls /proc/self/fd").text().to_owned();
@@ -88,7 +98,11 @@ fn user_and_groups(setting: Setting) {
         (process.uid, process.gid, process.groups) = (1234, 33, vec![33, 44]);
     });
     // With one id everybody is its root.
-    assert_eq!(ran.text(), if setting.has_one_id() { "0\n0\n0\nx" } else { "1234\n33\n33 44\nx" }.replace("0\n0\n0\n", &one_id_groups(&bench)));
+    assert_eq!(
+        ran.text(),
+        if setting.has_one_id() { "0\n0\n0\nx" } else { "1234\n33\n33 44\nx" }
+            .replace("0\n0\n0\n", &one_id_groups(&bench))
+    );
     if !setting.has_one_id() {
         assert_eq!(bench.sh("id -G; touch /tmp/f; chown 7:8 /tmp/f; stat -c '%u %g' /tmp/f").text(), "0\n7 8");
     }
@@ -116,9 +130,12 @@ fn capabilities_and_filter(setting: Setting) {
 
 fn insecure_is_not_confined(setting: Setting) {
     let bench = Bench::new(setting);
-    let ran = bench.run("grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted", |process| {
-        process.insecure = true;
-    });
+    let ran = bench.run(
+        "grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted",
+        |process| {
+            process.insecure = true;
+        },
+    );
     let text = ran.text();
     assert!(!text.contains("a80425fb") && text.ends_with("mounted"), "{text}");
     assert_eq!(text.contains("Seccomp:\t0"), !setting.has_one_id());
@@ -183,7 +200,11 @@ fn hidden_and_read_only_parts(setting: Setting) {
     let kept: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
     assert_eq!(kept, ["0", "0", "0", "end"], "{text}");
     assert_eq!(bench.sh("grep -c sysfs /proc/mounts; ls /sys/fs/cgroup | wc -l").text().lines().next(), Some("1"));
-    assert_eq!(bench.sh("cat /proc/self/mounts | cut -d' ' -f2 | grep -E '^/(tmp|work|home)' ; true").text(), "", "nothing of the host");
+    assert_eq!(
+        bench.sh("cat /proc/self/mounts | cut -d' ' -f2 | grep -E '^/(tmp|work|home)' ; true").text(),
+        "",
+        "nothing of the host"
+    );
 }
 
 /// The tree with kinds, modes and times, without the root's own access time.
@@ -228,7 +249,9 @@ fn nothing_stays(setting: Setting) {
     if let Root::Overlay { .. } = root {
         // Directories that were written to have been copied up; they equal those below.
         let lower = listing(&bench.lowers[0]);
-        before.extend(lower.into_iter().filter(|line| ["etc ", "usr ", "usr/bin "].iter().any(|name| line.starts_with(name))));
+        before.extend(
+            lower.into_iter().filter(|line| ["etc ", "usr ", "usr/bin "].iter().any(|name| line.starts_with(name))),
+        );
         before.sort();
     }
     assert_eq!(after, before);
@@ -295,7 +318,11 @@ fn background_processes_die(setting: Setting) {
     let bench = Bench::new(setting);
     let word = marker();
     let started = Instant::now();
-    bench.sh(&format!("sleep {word} & setsid sleep {word} & (setsid setsid sleep {word} >/dev/null 2>&1 &); sleep 0.1; echo done")).text();
+    bench
+        .sh(&format!(
+            "sleep {word} & setsid sleep {word} & (setsid setsid sleep {word} >/dev/null 2>&1 &); sleep 0.1; echo done"
+        ))
+        .text();
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(alive(&word), 0);
 }
@@ -307,7 +334,10 @@ fn killed_from_outside(setting: Setting) {
         let target = word.clone();
         scope.spawn(move || {
             wait_until("it runs", || alive(&target) == 1);
-            std::process::Command::new("pkill").args(["-KILL", "-x", "-f", &format!("sleep {target}")]).status().expect("pkill");
+            std::process::Command::new("pkill")
+                .args(["-KILL", "-x", "-f", &format!("sleep {target}")])
+                .status()
+                .expect("pkill");
         });
         bench.start(&bench.root(), &process(&["sleep", &word]), &Cancel::new())
     });
@@ -340,7 +370,8 @@ fn kill_of_rbuild_leaves_nothing(setting: Setting) {
     let mounts = || fs_err::read_to_string("/proc/self/mountinfo").expect("read").lines().count();
     let before = mounts();
     let temp = tempfile::tempdir().expect("temp dir");
-    let mut child = crate::itself().args(["--inside", &name, &word]).env("TMPDIR", temp.path()).spawn().expect("starts");
+    let mut child =
+        crate::itself().args(["--inside", &name, &word]).env("TMPDIR", temp.path()).spawn().expect("starts");
     wait_until("its steps run", || alive(&word) >= 4);
     assert_eq!(mounts(), before, "mounts are seen in steps only");
     child.kill().expect("kills");
@@ -348,7 +379,8 @@ fn kill_of_rbuild_leaves_nothing(setting: Setting) {
     wait_until("everything is gone", || alive(&word) == 0);
     if !rustix::process::geteuid().is_root() {
         // What subordinate ids own, only they can remove.
-        Bench::new(setting).remove(temp.path());
+        let _inside = Bench::new(setting);
+        crate::bench::remove(temp.path());
     }
 }
 
@@ -448,7 +480,8 @@ fn many_at_once(setting: Setting) {
 fn one_id_pretends(setting: Setting) {
     let bench = Bench::new(setting);
     fs_err::create_dir_all(bench.lowers[0].join("etc/apt/apt.conf.d")).expect("mkdir");
-    let ran = bench.sh("touch /tmp/f; chown 7:8 /tmp/f && su -s /bin/sh app -c 'echo as app'; cat /etc/apt/apt.conf.d/*");
+    let ran =
+        bench.sh("touch /tmp/f; chown 7:8 /tmp/f && su -s /bin/sh app -c 'echo as app'; cat /etc/apt/apt.conf.d/*");
     assert_eq!(ran.text(), "as app\nAPT::Sandbox::User \"root\";");
     assert!(!ran.changes.join("etc/apt/apt.conf.d/zz-rbuild-one-id").exists());
 }
@@ -498,7 +531,8 @@ fn mount_bind(setting: Setting) {
     assert!(bench.sh("cat /etc/passwd").text().starts_with("root:"));
     fs_err::os::unix::fs::symlink(&source, bench.directory.join("link")).expect("link");
     for path in ["link", "link/dir"] {
-        let ran = with(&bench, "ls /mnt", "/mnt", MountKind::Bind { source: bench.directory.join(path), readonly: true });
+        let ran =
+            with(&bench, "ls /mnt", "/mnt", MountKind::Bind { source: bench.directory.join(path), readonly: true });
         if setting != Setting::InPlace {
             assert!(ran.fault().contains("Too many levels of symbolic links"), "{}", ran.fault());
         }
@@ -517,7 +551,8 @@ fn stack(bench: &Bench) -> Vec<std::path::PathBuf> {
     }
     fs_err::write(high.join("b/new"), "5").expect("write");
     let mode = rustix::fs::Mode::empty();
-    rustix::fs::mknodat(rustix::fs::CWD, high.join("a/gone"), rustix::fs::FileType::CharacterDevice, mode, 0).expect("whiteout");
+    rustix::fs::mknodat(rustix::fs::CWD, high.join("a/gone"), rustix::fs::FileType::CharacterDevice, mode, 0)
+        .expect("whiteout");
     let opaque = bench.session.overlay_xattrs.opaque();
     rustix::fs::setxattr(high.join("b"), opaque, b"y", rustix::fs::XattrFlags::empty()).expect("opaque");
     vec![low, high]
@@ -559,7 +594,11 @@ fn snapshots_show_the_stack(setting: Setting) {
         assert_eq!(&value[..length], b"kept");
     }
     for (tree, name, text) in [(1, "c", "4"), (2, "b/new", "5")] {
-        assert_eq!(fs_err::read_to_string(bench.lowers[tree].join(name)).expect("read"), text, "trees are never changed");
+        assert_eq!(
+            fs_err::read_to_string(bench.lowers[tree].join(name)).expect("read"),
+            text,
+            "trees are never changed"
+        );
     }
     let again = bench.sh("cat /c; ls /a").text().to_owned();
     assert_eq!(again, "4kept", "nor does one root know of another");
@@ -610,10 +649,13 @@ fn mount_tmpfs(setting: Setting) {
     fs_err::create_dir(&lower).expect("mkdir");
     fs_err::write(lower.join("hidden"), "").expect("write");
     std::fs::set_permissions(&lower, std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("chmod");
-    let ran = bench.run("stat -c '%a' /tm /tn /to; ls /tm; echo x > /tn/f; df -k /to | awk 'NR==2 {print $2}'", |process| {
-        let tmpfs = |target: &str, size, mode| Mount { target: target.into(), kind: MountKind::Tmpfs { size, mode } };
-        process.mounts = vec![tmpfs("/tm", None, None), tmpfs("/tn", None, None), tmpfs("/to", Some(1 << 20), Some(0o750))];
-    });
+    let ran =
+        bench.run("stat -c '%a' /tm /tn /to; ls /tm; echo x > /tn/f; df -k /to | awk 'NR==2 {print $2}'", |process| {
+            let tmpfs =
+                |target: &str, size, mode| Mount { target: target.into(), kind: MountKind::Tmpfs { size, mode } };
+            process.mounts =
+                vec![tmpfs("/tm", None, None), tmpfs("/tn", None, None), tmpfs("/to", Some(1 << 20), Some(0o750))];
+        });
     // df wants a /proc.
     let size = if setting == Setting::InPlace { "" } else { "\n1024" };
     assert_eq!(ran.text(), format!("711\n1777\n750{size}"));
@@ -690,8 +732,12 @@ fn the_mode_is_told(setting: Setting) {
     let expected = match setting {
         Setting::Root | Setting::RootCopied => "root, overlay",
         Setting::ManyIds => "rootless, overlay",
-        Setting::OneId | Setting::OneIdCopied => "rootless with a single id, overlay; owners are recorded but not seen by RUN: /etc/subuid",
-        Setting::InPlace => "no namespaces, copied trees; RUN only with CAP_SYS_CHROOT: unshare: Operation not permitted",
+        Setting::OneId | Setting::OneIdCopied => {
+            "rootless with a single id, overlay; owners are recorded but not seen by RUN: /etc/subuid"
+        }
+        Setting::InPlace => {
+            "no namespaces, copied trees; RUN only with CAP_SYS_CHROOT: unshare: Operation not permitted"
+        }
     };
     assert!(mode.starts_with(expected), "{mode}");
     let exact = bench.session.ownership == rbuild::exec::Ownership::Exact;
@@ -701,7 +747,9 @@ fn the_mode_is_told(setting: Setting) {
 fn runs_again_on_the_same_root(setting: Setting) {
     let bench = Bench::new(setting);
     let root = bench.root();
-    for (script, expected) in [("echo 1 > /f; cat /f", "1"), ("cat /f; rm /f; ls /f 2>/dev/null; true", "1"), ("ls /f 2>&1 | wc -l", "1")] {
+    for (script, expected) in
+        [("echo 1 > /f; cat /f", "1"), ("cat /f; rm /f; ls /f 2>/dev/null; true", "1"), ("ls /f 2>&1 | wc -l", "1")]
+    {
         let ran = bench.start(&root, &process(&["sh", "-c", script]), &Cancel::new());
         assert_eq!(ran.text(), expected);
     }

@@ -1,8 +1,8 @@
 //! A root made of busybox, and runs in it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbuild::cancel::Cancel;
 use rbuild::exec::{EnterOptions, ExecError, Exit, Mount, MountKind, Process, Root, Session, Stdio, Stream, enter};
@@ -64,10 +64,9 @@ impl Setting {
         if !root {
             let subordinate = std::fs::read_to_string("/etc/subuid").is_ok_and(|text| !text.is_empty());
             return match (many, subordinate) {
-                (true, true) => Ok(crate::itself()),
                 (true, false) => Err("needs entries in /etc/subuid and /etc/subgid".to_owned()),
                 (false, true) => Err("needs a user without entries in /etc/subuid".to_owned()),
-                (false, false) => Ok(crate::itself()),
+                (true, true) | (false, false) => Ok(crate::itself()),
             };
         }
         // The user's entries are made for this process only, in a mount namespace.
@@ -161,7 +160,8 @@ impl Bench {
         for applet in APPLETS {
             fs_err::os::unix::fs::symlink("busybox", lower.join("bin").join(applet)).expect("link");
         }
-        fs_err::write(lower.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1234::/:/bin/sh\n").expect("write");
+        fs_err::write(lower.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\napp:x:1234:1234::/:/bin/sh\n")
+            .expect("write");
         fs_err::write(lower.join("etc/not-executable"), "x").expect("write");
         Self { session, setting, lowers: vec![lower], directory, runs: AtomicU32::new(0) }
     }
@@ -176,20 +176,22 @@ impl Bench {
         };
         add(&std::env::current_exe().expect("own path"), path);
         let maps = fs_err::read_to_string("/proc/self/maps").expect("read");
-        let libraries: std::collections::BTreeSet<&str> =
-            maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|name| name.contains(".so")).collect();
+        let libraries: std::collections::BTreeSet<&str> = maps
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(5))
+            .filter(|name| name.contains(".so"))
+            .collect();
         for library in libraries {
             add(Path::new(library), library);
             if library.contains("/ld-") {
-                let loader = if cfg!(target_arch = "x86_64") { "lib64/ld-linux-x86-64.so.2" } else { "lib/ld-linux-aarch64.so.1" };
+                let loader = if cfg!(target_arch = "x86_64") {
+                    "lib64/ld-linux-x86-64.so.2"
+                } else {
+                    "lib/ld-linux-aarch64.so.1"
+                };
                 add(Path::new(library), loader);
             }
         }
-    }
-
-    /// Removes a tree with everything in it.
-    pub fn remove(&self, directory: &Path) {
-        remove(directory);
     }
 
     /// A fresh directory of this bench.
@@ -247,7 +249,7 @@ impl Drop for Bench {
 }
 
 /// Removes a tree even if it has directories without any permission, as overlay's own.
-fn remove(directory: &Path) {
+pub fn remove(directory: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
@@ -281,7 +283,8 @@ pub fn process(argv: &[&str]) -> Process {
 }
 
 const APPLETS: [&str; 48] = [
-    "sh", "true", "false", "echo", "cat", "ls", "id", "env", "pwd", "stat", "sleep", "kill", "ps", "grep", "sed", "head", "wc",
-    "mount", "umount", "mkdir", "rmdir", "rm", "mv", "ln", "touch", "chmod", "chown", "ip", "dd", "seq", "find", "sort", "nc", "hostname",
-    "mknod", "test", "[", "cut", "tr", "readlink", "setsid", "df", "awk", "printf", "su", "chroot", "unshare", "date",
+    "sh", "true", "false", "echo", "cat", "ls", "id", "env", "pwd", "stat", "sleep", "kill", "ps", "grep", "sed",
+    "head", "wc", "mount", "umount", "mkdir", "rmdir", "rm", "mv", "ln", "touch", "chmod", "chown", "ip", "dd", "seq",
+    "find", "sort", "nc", "hostname", "mknod", "test", "[", "cut", "tr", "readlink", "setsid", "df", "awk", "printf",
+    "su", "chroot", "unshare", "date",
 ];

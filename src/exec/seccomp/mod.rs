@@ -55,9 +55,31 @@ const ENOSYS: u16 = libc::ENOSYS as u16;
 
 /// Calls that fail in a namespace with one id and that package managers insist on.
 const OWNERSHIP: &[&str] = &[
-    "chown", "chown32", "fchown", "fchown32", "fchownat", "lchown", "lchown32", "setfsgid", "setfsgid32", "setfsuid",
-    "setfsuid32", "setgid", "setgid32", "setgroups", "setgroups32", "setregid", "setregid32", "setresgid", "setresgid32",
-    "setresuid", "setresuid32", "setreuid", "setreuid32", "setuid", "setuid32",
+    "chown",
+    "chown32",
+    "fchown",
+    "fchown32",
+    "fchownat",
+    "lchown",
+    "lchown32",
+    "setfsgid",
+    "setfsgid32",
+    "setfsuid",
+    "setfsuid32",
+    "setgid",
+    "setgid32",
+    "setgroups",
+    "setgroups32",
+    "setregid",
+    "setregid32",
+    "setresgid",
+    "setresgid32",
+    "setresuid",
+    "setresuid32",
+    "setreuid",
+    "setreuid32",
+    "setuid",
+    "setuid32",
 ];
 
 /// The kernel's names for what a program was compiled for, each with the columns that share it.
@@ -65,7 +87,8 @@ const OWNERSHIP: &[&str] = &[
 const ARCHES: &[(u32, &[(Column, u32)])] =
     &[(0xc000_003e, &[(Column::X86_64, 0), (Column::X32, X32_BIT)]), (0x4000_0003, &[(Column::X86, 0)])];
 #[cfg(target_arch = "aarch64")]
-const ARCHES: &[(u32, &[(Column, u32)])] = &[(0xc000_00b7, &[(Column::Aarch64, 0)]), (0x4000_0028, &[(Column::Arm, 0)])];
+const ARCHES: &[(u32, &[(Column, u32)])] =
+    &[(0xc000_00b7, &[(Column::Aarch64, 0)]), (0x4000_0028, &[(Column::Arm, 0)])];
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const ARCHES: &[(u32, &[(Column, u32)])] = &[];
 
@@ -94,8 +117,9 @@ pub(crate) fn install(program: &[libc::sock_filter]) -> std::io::Result<()> {
     // Without the flag the kernel slows the whole process down against Spectre; Docker sets it as well.
     for flags in [libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW, 0] {
         // SAFETY: `prog` points at `len` instructions that outlive the call; the kernel only reads them.
-        let result =
-            unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&prog)) };
+        let result = unsafe {
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&prog))
+        };
         if result == 0 {
             return Ok(());
         }

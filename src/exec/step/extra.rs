@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fstat, mkdirat, openat, openat2, stat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fstat, mkdirat, openat, openat2,
+    stat,
 };
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
@@ -34,7 +35,9 @@ pub(super) fn mount(
         }
         MountKind::Stack { lowers, subpath, scratch } => {
             let merged = stack(staging, lowers, scratch.as_deref(), ground)?;
-            let source = Rooted::new(merged).open(subpath, Missing::Fail).during(format!("open {subpath} in the mount's source"))?;
+            let source = Rooted::new(merged)
+                .open(subpath, Missing::Fail)
+                .during(format!("open {subpath} in the mount's source"))?;
             let attributes = if scratch.is_some() { MountAttrFlags::empty() } else { READ_ONLY };
             show(root, target, &source, attributes)
         }
@@ -48,7 +51,11 @@ pub(super) fn mount(
             show(root, target, &source, MountAttrFlags::empty())
         }
         MountKind::Tmpfs { size, mode } => {
-            let covered = root.open(target, Missing::Fail).ok().and_then(|fd| fstat(&fd).ok()).map(|found| found.st_mode & 0o7777);
+            let covered = root
+                .open(target, Missing::Fail)
+                .ok()
+                .and_then(|fd| fstat(&fd).ok())
+                .map(|found| found.st_mode & 0o7777);
             let mode = format!("{:o}", mode.or(covered).unwrap_or(0o1777));
             let size = size.map(|size| size.to_string());
             let mut options = vec![("mode", mode.as_str())];
@@ -99,17 +106,18 @@ fn open_host(path: &Path) -> Result<OwnedFd, Fault> {
         FileType::Symlink => Err(Errno::LOOP),
         _ => Ok(fd),
     };
-    let open = || match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
-        // Filters that do not know openat2 refuse it.
-        Err(Errno::NOSYS | Errno::PERM) => {
-            let mut fd = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-            for component in path.components().skip(1) {
-                fd = no_link(openat(&fd, component.as_os_str(), flags, Mode::empty())?)?;
+    let open =
+        || match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
+            // Filters that do not know openat2 refuse it.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let mut fd = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                for component in path.components().skip(1) {
+                    fd = no_link(openat(&fd, component.as_os_str(), flags, Mode::empty())?)?;
+                }
+                Ok(fd)
             }
-            Ok(fd)
-        }
-        result => no_link(result?),
-    };
+            result => no_link(result?),
+        };
     open().during(format!("open {}", path.display()))
 }
 

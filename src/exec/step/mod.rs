@@ -134,7 +134,8 @@ pub(crate) fn tell(socket: impl AsFd, report: &Report, fds: &[std::os::fd::Borro
 
 fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
     let mut bytes = Vec::new();
-    let read = spec.try_clone().map(std::fs::File::from).and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes));
+    let read =
+        spec.try_clone().map(std::fs::File::from).and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes));
     read.and_then(|_| wire::decode(&bytes)).during("read the step's specification")
 }
 
@@ -164,6 +165,10 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     for (number, stream) in (0..).zip(streams) {
         kernel::become_stream(stream.unwrap_or(&null).as_fd(), number).during("set up the standard streams")?;
     }
+    if process.stdio == Stdio::Inherited && rustix::termios::isatty(rustix::stdio::stdin()) {
+        // For job control and ^C; a terminal that is another session's stays with it.
+        let _another_session = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+    }
     identity::limits(process)?;
     let policy = Policy { confined: !process.insecure, pretend_ownership: ground.one_id };
     identity::assume(process, *ground, policy)?;
@@ -190,10 +195,11 @@ fn open_terminal(process: &Process, socket: &OwnedFd) -> Result<OwnedFd, Fault> 
 fn settle(process: &Process, ground: Ground) -> Result<(), Fault> {
     let _leader = rustix::process::setsid();
     if !ground.namespaces {
-        return match process.isolate_network {
-            true => Err(Fault::Setup("network mode none: this machine lets us make no network namespace".to_owned())),
-            false => Ok(()),
-        };
+        if process.isolate_network {
+            let text = "network mode none: this machine lets us make no network namespace";
+            return Err(Fault::Setup(text.to_owned()));
+        }
+        return Ok(());
     }
     rustix::system::sethostname(process.hostname.as_bytes()).during(format!("set host name {:?}", process.hostname))?;
     if process.isolate_network {

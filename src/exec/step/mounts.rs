@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_bind_recursive, mount_remount, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind, mount_bind_recursive, mount_remount,
+    move_mount, open_tree,
 };
 
 /// `nosuid,nodev,noexec`
@@ -62,7 +63,12 @@ pub(super) fn fd_path(fd: impl AsFd) -> String {
 }
 
 /// Mounts a file system of `kind` on `target`. Options without value are flags.
-pub(super) fn fresh(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags, target: &Target) -> io::Result<()> {
+pub(super) fn fresh(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+    target: &Target,
+) -> io::Result<()> {
     match fresh_detached(kind, options, attributes) {
         Ok(mount) => attach(&mount, target),
         Err(error) if is_refused(&error) => {

@@ -50,7 +50,8 @@ impl Staging {
     pub(super) fn socket(&mut self, mode: u32, uid: u32, gid: u32) -> Result<(OwnedFd, OwnedFd), Fault> {
         use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
         let name = self.name();
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during("socket")?;
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).during("socket")?;
         let path = format!("{}/{name}", mounts::fd_path(&self.directory));
         bind(&socket, &SocketAddrUnix::new(&*path).during("socket address")?).during("bind socket")?;
         listen(&socket, 128).during("listen")?;
@@ -71,8 +72,13 @@ impl Staging {
             return empty.try_clone().during("dup");
         }
         let target = self.directory()?;
-        mounts::fresh("tmpfs", &[("mode", "0755"), ("size", "4k")], mounts::INERT | MountAttrFlags::MOUNT_ATTR_RDONLY, &target)
-            .during("mount tmpfs")?;
+        mounts::fresh(
+            "tmpfs",
+            &[("mode", "0755"), ("size", "4k")],
+            mounts::INERT | MountAttrFlags::MOUNT_ATTR_RDONLY,
+            &target,
+        )
+        .during("mount tmpfs")?;
         let empty = target.enter().during("open tmpfs")?;
         self.empty = Some(empty.try_clone().during("dup")?);
         Ok(empty)

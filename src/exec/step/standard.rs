@@ -54,7 +54,12 @@ const DEFAULT_SHM: u64 = 64 << 20;
 const TTY_GROUP: &str = "5";
 
 /// Mounts all of it.
-pub(super) fn mount_all(root: &mut Rooted, staging: &mut Staging, process: &Process, ground: Ground) -> Result<(), Fault> {
+pub(super) fn mount_all(
+    root: &mut Rooted,
+    staging: &mut Staging,
+    process: &Process,
+    ground: Ground,
+) -> Result<(), Fault> {
     mount_proc(root)?;
     mount_sys(root, staging, process, ground)?;
     mount_dev(root, process, ground)?;
@@ -114,8 +119,13 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 fn mount_dev(root: &mut Rooted, process: &Process, ground: Ground) -> Result<(), Fault> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let target = root.target("/dev", Missing::MountDirectory).during("create /dev")?;
-    fresh("tmpfs", &[("mode", "0755"), ("size", "65536k")], MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME, &target)
-        .during("mount /dev")?;
+    fresh(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "65536k")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        &target,
+    )
+    .during("mount /dev")?;
     let dev = target.enter().during("open /dev")?;
     for (name, major, minor) in DEVICES {
         device(&dev, name, FileType::CharacterDevice, 0o666, (major, minor), ground)?;
@@ -150,7 +160,14 @@ fn below(dev: &OwnedFd, name: &str, mount: impl FnOnce(&Target) -> io::Result<()
 }
 
 /// Makes a device, or shows the host's where we may not make any.
-fn device(dev: &OwnedFd, name: &str, kind: FileType, mode: u32, number: (u32, u32), ground: Ground) -> Result<(), Fault> {
+fn device(
+    dev: &OwnedFd,
+    name: &str,
+    kind: FileType,
+    mode: u32,
+    number: (u32, u32),
+    ground: Ground,
+) -> Result<(), Fault> {
     let refused = ground.user_namespace
         || mknodat(dev, name, kind, Mode::from_raw_mode(mode), makedev(number.0, number.1)).is_err();
     if !refused {

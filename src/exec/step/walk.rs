@@ -9,7 +9,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, chmodat, chownat, fstat, mkdirat, openat, readlinkat, statx};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, chmodat, chownat, fstat, mkdirat, openat, readlinkat,
+    statx,
+};
 use rustix::io::Errno;
 
 use super::mounts::{Target, enter};

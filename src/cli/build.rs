@@ -1,0 +1,274 @@
+//! `rbuild build`: from the decided request to an image, its outputs, and the last lines on the screen.
+//!
+//! Owns the order in which things are shown: progress, then warnings, then on failure the error line scripts look for.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use super::args_build::BuildArgs;
+use super::call::{self, Said};
+use super::contexts::Inputs;
+use super::env::Env;
+use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
+use super::world::{Opened, enter, now};
+use super::{Done, Failure, outputs};
+use crate::catalog::pull::Policy;
+use crate::diagnostic::{Diagnostic, headline, render_all};
+use crate::dockerfile::ast::Lint;
+use crate::dockerfile::rules::Rule;
+use crate::engine::slots::Limit;
+use crate::engine::{Options, StepError};
+use crate::event::{Place, Progress, Warning};
+use crate::fetch::Fetcher;
+use crate::pipeline::{self, BuildError, Built, Spec, World};
+use crate::plan::PlanOptions;
+use crate::snapshot::Copied;
+use crate::source::Source;
+use crate::ui::{Display, Mode, Size, failed_to_solve, warnings_summary};
+
+/// Builds, or answers a question about the Dockerfile.
+pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bool) -> Done {
+    let request = BuildRequest::new(args, env)?;
+    if let Some(path) = &request.iidfile {
+        remove_old(path)?;
+    }
+    // Threads begin to exist below this line.
+    let session = enter(request.call.is_none())?;
+    let opened = Opened::new(session, place)?;
+    let (looks, notes) = display_options(env, now, terminal_size);
+    let display =
+        Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
+    let progress = Progress::new(vec![display.observer()], now);
+    let done = work(&request, env, &opened, &progress);
+    display.close();
+    let mut warnings: Vec<Warning> = request.notes.iter().chain(&notes).map(|note| plain_warning(note)).collect();
+    let shown = match request.progress.mode {
+        Mode::Auto | Mode::Plain | Mode::Tty => true,
+        Mode::Quiet | Mode::RawJson | Mode::None => false,
+    };
+    match done {
+        Ok(Answer::Built { built, source, digest }) => {
+            warnings.extend(built.lints.iter().map(|lint| lint_warning(lint, &source)));
+            if shown {
+                to_stderr(&warnings_summary(&warnings, debug, None))?;
+            }
+            if request.progress.print_id {
+                super::print(format!("{digest}\n").as_bytes())?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Ok(Answer::Said(Said { stdout, code, failure })) => {
+            super::print(stdout.as_bytes())?;
+            failure.map_or(Ok(code), Err)
+        }
+        Err(Stop::Failure(failure)) => Err(failure),
+        Err(Stop::Build(error)) => {
+            if let BuildError::Step { lints, file: source, .. } = error.as_ref() {
+                warnings.extend(lints.iter().map(|lint| lint_warning(lint, source)));
+            }
+            let before = if shown { warnings_summary(&warnings, debug, None) } else { String::new() };
+            Err(explained(&error, before))
+        }
+    }
+}
+
+/// What came of it.
+enum Answer {
+    Built { built: Box<Built>, source: Arc<Source>, digest: String },
+    Said(Said),
+}
+
+enum Stop {
+    Failure(Failure),
+    Build(Box<BuildError>),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<BuildError> for Stop {
+    fn from(error: BuildError) -> Self {
+        Self::Build(Box::new(error))
+    }
+}
+
+fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress) -> Result<Answer, Stop> {
+    let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let inputs = Inputs::open(request, &opened.store, progress, time as i64)?;
+    let puller = opened.puller(env, progress)?;
+    let fetcher = Fetcher::new(opened.store.clone(), opened.runtime.handle().clone());
+    let scratch = opened.scratch()?;
+    let snapshots = opened.snapshots(scratch.path());
+    let world = World {
+        store: &opened.store,
+        layers: &opened.layers,
+        puller: &puller,
+        fetcher: &fetcher,
+        executor: opened.session.executor.as_ref(),
+        snapshots: snapshots.as_ref(),
+        seeds: Copied { xattrs: opened.session.overlay_xattrs },
+        runtime: opened.runtime.handle(),
+        progress,
+        cancel: &opened.cancel,
+    };
+    let Allow { network_host, security_insecure } = request.allow;
+    let options = Options {
+        jobs: request.jobs.map_or_else(default_jobs, |count| Limit::Fixed(count.get())),
+        project: project(request),
+        flattened: opened.session.ownership == crate::exec::Ownership::Flattened,
+        now: time,
+        explain: request.explain,
+        allow_host_network: network_host,
+        allow_insecure: security_insecure,
+    };
+    let secrets = request.secrets.iter().map(|(id, value)| (id.clone(), value.0.clone())).collect();
+    let plan = PlanOptions { ignored: inputs.ignored(), ..request.plan.clone() };
+    let spec = Spec {
+        source: inputs.source.clone(),
+        plan: &plan,
+        contexts: &inputs.trees,
+        pull: policy(request.pull),
+        secrets: &secrets,
+        agents: &request.ssh,
+        options: &options,
+    };
+    if let Some(call) = &request.call {
+        return Ok(Answer::Said(call::call(call, &world, &spec, &inputs, request, env)?));
+    }
+    let built = pipeline::build(&world, &spec, &request.platforms);
+    inputs.save();
+    let built = built?;
+    let digest = outputs::write(request, &world, opened, &built, env)?;
+    Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest })
+}
+
+/// RUNs at a time: as many as there are cores, and more while there is memory.
+fn default_jobs() -> Limit {
+    let always = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    Limit::WhileMemoryLasts { always, room: memory_lasts }
+}
+
+/// Whether one more RUN can be let in: a tenth of the memory is free, and processes hardly ever wait for memory (PSI).
+/// A machine that does not say is taken to have enough.
+fn memory_lasts() -> bool {
+    let text = |path: &str| fs_err::read_to_string(path).unwrap_or_default();
+    memory_lasts_by(&text("/proc/meminfo"), &text("/proc/pressure/memory"))
+}
+
+fn memory_lasts_by(meminfo: &str, pressure: &str) -> bool {
+    /// Per cent of the last ten seconds in which some process waited for memory.
+    const MOST_PRESSURE: f64 = 10.0;
+    let kib = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    let some =
+        pressure.lines().find_map(|line| line.strip_prefix("some avg10=")?.split(' ').next()?.parse::<f64>().ok());
+    let enough = match (kib("MemTotal"), kib("MemAvailable")) {
+        (Some(total), Some(available)) => available >= total / 10,
+        (None, _) | (_, None) => true,
+    };
+    enough && some.is_none_or(|some| some < MOST_PRESSURE)
+}
+
+/// What the build is called among earlier ones: its Dockerfile and context.
+fn project(request: &BuildRequest) -> String {
+    let context = match &request.context {
+        ContextSource::Directory(dir) => dir.display().to_string(),
+        ContextSource::Git(url) | ContextSource::Http(url) => url.clone(),
+        ContextSource::Stdin => "-".to_owned(),
+    };
+    let file = match &request.dockerfile {
+        DockerfileSource::File(path) => path.display().to_string(),
+        DockerfileSource::InContext(path) => path.clone().unwrap_or_default(),
+        DockerfileSource::Stdin => "-".to_owned(),
+        DockerfileSource::Http(url) => url.clone(),
+    };
+    format!("{context}\n{file}")
+}
+
+pub(super) fn policy(pull: PullPolicy) -> Policy {
+    match pull {
+        PullPolicy::Missing => Policy::Missing,
+        PullPolicy::Always => Policy::Always,
+        PullPolicy::Newer => Policy::Newer,
+        PullPolicy::Never => Policy::Never,
+    }
+}
+
+/// The error as the last lines of the build: our own view with caret and help, then BuildKit's line.
+pub(super) fn explained(error: &BuildError, before: String) -> Failure {
+    let help = |help: &Option<String>| help.as_ref().map_or(String::new(), |text| format!("help: {text}\n"));
+    let (above, last) = match error {
+        BuildError::Cancelled(_) => (String::new(), error.to_string()),
+        BuildError::Dockerfile(faults) => {
+            let first = headline(faults).map_or_else(String::new, Diagnostic::excerpt);
+            (render_all(faults) + &first, error.to_string())
+        }
+        BuildError::Image { file: source, lines, help: text, .. } => {
+            (crate::diagnostic::excerpt(source, *lines) + &help(text), error.to_string())
+        }
+        BuildError::Step { error: StepError::Refused { help: text, .. }, .. } => (help(text), error.to_string()),
+        BuildError::Step { .. } | BuildError::World { .. } => (String::new(), error.to_string()),
+    };
+    let line = failed_to_solve(&last);
+    let last = line.trim_end().strip_prefix("ERROR: ").unwrap_or(&line).to_owned();
+    Failure::text(last).after(before + &above)
+}
+
+fn plain_warning(note: &str) -> Warning {
+    Warning { short: note.to_owned(), detail: Vec::new(), url: None, place: None }
+}
+
+/// A finding in the words of the summary.
+fn lint_warning(lint: &Lint, source: &Arc<Source>) -> Warning {
+    let rule = Rule::find(lint.rule);
+    Warning {
+        short: format!("{}: {} (line {})", lint.rule, lint.message, lint.lines.first),
+        detail: rule.map(|rule| rule.description.to_owned()).into_iter().collect(),
+        url: rule.and_then(Rule::url),
+        place: Some(Place { source: source.clone(), lines: lint.lines }),
+    }
+}
+
+fn remove_old(path: &PathBuf) -> Result<(), Failure> {
+    match fs_err::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::of(&e)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn to_stderr(text: &str) -> Result<(), Failure> {
+    std::io::stderr().write_all(text.as_bytes()).map_err(|e| Failure::of(&e))
+}
+
+/// The terminal behind stderr, if it is one.
+fn terminal_size() -> Option<Size> {
+    let stderr = std::io::stderr();
+    if !rustix::termios::isatty(&stderr) {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(&stderr).ok()?;
+    Some(Size { columns: size.ws_col, rows: size.ws_row })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_lasts_while_a_tenth_is_free_and_nobody_waits() {
+        let meminfo =
+            |available: u64| format!("MemTotal:       1000 kB\nMemFree: 1 kB\nMemAvailable:   {available} kB\n");
+        assert!(memory_lasts_by(&meminfo(100), "some avg10=9.99 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00\n"));
+        assert!(!memory_lasts_by(&meminfo(99), ""));
+        assert!(!memory_lasts_by(&meminfo(900), "some avg10=10.00 avg60=0.00\n"));
+        assert!(memory_lasts_by("", ""));
+    }
+}

@@ -1,0 +1,421 @@
+//! COPY and ADD: the facts of their key, and the layer that `transfer` says they come to.
+//!
+//! Knows which tree a plan's source is and where downloads lie; what is copied where is `transfer`'s business.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek as _, SeekFrom};
+use std::sync::Arc;
+
+use rbuild_cache::Kind as ObjectKind;
+use rbuild_cache::digest::{Blake3, LayerId};
+
+use super::explain::{Listed, Listing};
+use super::record::{Facts, ROOT, StepLayer};
+use super::root_tree::RootTree;
+use super::step::{Job, Work};
+use super::{Engine, StepError};
+use crate::layers::view::View;
+use crate::layers::{self, LayerError};
+use crate::plan::graph::{Copy, CopySource, From};
+use crate::plan::key;
+use crate::tar::entry::{Entry, Kind, Meta};
+use crate::transfer::{self, Planned, Selection, Source, TransferError, Tree};
+
+/// A tree that workers can share.
+pub(super) type SharedTree = Arc<dyn Tree + Send + Sync>;
+
+/// Files listed for explanations; larger selections are compared as a whole only.
+const MOST_LISTED: usize = 50_000;
+
+pub(super) struct CopyWork<'a> {
+    op: &'a Copy,
+    sources: OnceCell<Vec<Owned>>,
+    contexts: OnceCell<BTreeMap<usize, Selection>>,
+}
+
+/// A source with everything it is read through.
+#[derive(Clone)]
+enum Owned {
+    Path { tree: SharedTree, path: String, unpack: bool, label: String },
+    Inline { name: String, content: Vec<u8> },
+    Download { name: String, size: u64, content: Blake3, mtime: i64, unpack: bool, open: Arc<Opening> },
+}
+
+type Opening = dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync;
+
+impl Owned {
+    fn source(&self) -> Source<'_> {
+        match self {
+            Self::Path { tree, path, unpack, label } => {
+                Source::Path { tree: tree.as_ref(), path, unpack: *unpack, label }
+            }
+            Self::Inline { name, content } => Source::Inline { name, content },
+            Self::Download { name, size, content, mtime, unpack, open } => Source::Download {
+                name,
+                size: *size,
+                content: *content,
+                mtime: *mtime,
+                unpack: *unpack,
+                open: open.as_ref(),
+            },
+        }
+    }
+}
+
+/// What is to be written, and the file that unpacked archives were spooled to.
+pub(super) struct Prepared {
+    entries: Vec<Planned>,
+    destination: SharedTree,
+    spool: Option<Arc<File>>,
+    listings: Vec<(String, Listing)>,
+}
+
+impl<'a> CopyWork<'a> {
+    pub(super) fn new(op: &'a Copy) -> Self {
+        Self { op, sources: OnceCell::new(), contexts: OnceCell::new() }
+    }
+
+    fn sources(&self, job: &Job<'_>) -> Result<&[Owned], StepError> {
+        if let Some(sources) = self.sources.get() {
+            return Ok(sources);
+        }
+        let sources = self.op.sources.iter().map(|source| owned(job, source)).collect::<Result<_, _>>()?;
+        Ok(self.sources.get_or_init(|| sources))
+    }
+
+    /// What the sources in contexts select: walked and hashed once a step.
+    fn contexts(&self, job: &Job<'_>) -> Result<&BTreeMap<usize, Selection>, StepError> {
+        if let Some(selections) = self.contexts.get() {
+            return Ok(selections);
+        }
+        let mut selections = BTreeMap::new();
+        for (index, source) in self.op.sources.iter().enumerate() {
+            if let CopySource::Path { from: From::Context(name), path, unpack } = source {
+                let (tree, label) = (context(job, name)?, name.as_str());
+                let source = Source::Path { tree: tree.as_ref(), path, unpack: *unpack, label };
+                selections.insert(index, transfer::select(self.op, index, &source).map_err(refused)?);
+            }
+        }
+        Ok(self.contexts.get_or_init(|| selections))
+    }
+}
+
+fn op_facts(job: &Job<'_>) -> Facts {
+    let mut facts = Facts::default();
+    for (name, value) in key::facts(job.step) {
+        facts.push(name, value);
+    }
+    facts
+}
+
+impl Work for CopyWork<'_> {
+    type Prepared = Prepared;
+
+    fn cheap(&self, job: &Job<'_>) -> Result<Option<Facts>, StepError> {
+        let mut facts = op_facts(job);
+        let contexts = self.contexts(job)?;
+        for (index, source) in self.op.sources.iter().enumerate() {
+            let name = format!("files of source {}", index + 1);
+            match source {
+                CopySource::Path { from: From::Context(_), .. } => {
+                    facts.push(name, contexts[&index].digest.to_string())
+                }
+                CopySource::Path { from: from @ From::Step(_), path, .. } => {
+                    facts.push(name, format!("{path} of {}", job.stack_of(from).identity()));
+                }
+                CopySource::Path { from: From::Scratch, path, .. } => facts.push(name, format!("{path} of nothing")),
+                // Downloads have to be revalidated whatever the key.
+                CopySource::Http { .. } | CopySource::Git { .. } => return Ok(None),
+                CopySource::Inline(_) => {}
+            }
+        }
+        facts.push(ROOT, job.parent.identity());
+        Ok(Some(facts))
+    }
+
+    fn exact(&self, job: &Job<'_>) -> Result<(Facts, Prepared), StepError> {
+        let owned = self.sources(job)?;
+        let sources: Vec<Source<'_>> = owned.iter().map(Owned::source).collect();
+        let mut facts = op_facts(job);
+        let (mut selections, mut listings) = (Vec::new(), Vec::new());
+        for (index, source) in sources.iter().enumerate() {
+            let selection = match self.contexts(job)?.get(&index) {
+                Some(known) => known.clone(),
+                None => transfer::select(self.op, index, source).map_err(refused)?,
+            };
+            let name = format!("files of {}", self.op.labels.get(index).map_or("source", String::as_str));
+            facts.push(format!("{name} ({})", index + 1), selection.digest.to_string());
+            listings.extend(listing(&selection).map(|l| (selection.digest.to_string(), l)));
+            selections.push(selection);
+        }
+        let destination: SharedTree =
+            if self.op.link { Arc::new(transfer::forest::EMPTY) } else { tree_of(job, &job.parent)? };
+        let unpacks = sources.iter().any(Source::unpacks);
+        let spool = if unpacks { Some(spool_file(job.engine)?) } else { None };
+        let mut sink: Box<dyn io::Write> = match &spool {
+            Some(file) => {
+                Box::new(io::BufWriter::new(file.try_clone().map_err(|e| StepError::world("open a spool file", &e))?))
+            }
+            None => Box::new(io::sink()),
+        };
+        let now = job.plan.epoch.unwrap_or(job.engine.options.now as i64);
+        let copied =
+            transfer::copy(self.op, &sources, selections, destination.as_ref(), now, &mut sink).map_err(refused)?;
+        io::Write::flush(&mut sink).map_err(|e| StepError::world("write unpacked files", &e))?;
+        for (path, fact) in &copied.facts.0 {
+            facts.push(format!("destination {path}"), fact.to_string());
+        }
+        let spool = spool.map(Arc::new);
+        Ok((facts, Prepared { entries: copied.entries, destination, spool, listings }))
+    }
+
+    fn listings<'p>(&self, prepared: &'p Prepared) -> Vec<&'p (String, Listing)> {
+        prepared.listings.iter().collect()
+    }
+
+    fn make(&self, job: &Job<'_>, prepared: Prepared) -> Result<StepLayer, StepError> {
+        let owned: Arc<[Owned]> = self.sources(job)?.into();
+        let (destination, spool) = (prepared.destination, prepared.spool);
+        let entries = prepared.entries.into_iter().map(|planned| {
+            let content = content(&planned, &owned, &destination, spool.as_ref());
+            (planned.entry, content)
+        });
+        write(job.engine, entries)
+    }
+}
+
+/// Writes a layer; a context file that changed since it was keyed is named.
+pub(super) fn write(
+    engine: &Engine<'_>,
+    entries: impl Iterator<Item = (Entry, layers::Content)>,
+) -> Result<StepLayer, StepError> {
+    let record = engine.layers.write(entries).map_err(|error| match error {
+        LayerError::Cancelled(cancelled) => StepError::Cancelled(cancelled),
+        changed @ LayerError::ContextChanged(_) => StepError::refused(changed.to_string()),
+        other => StepError::world("write the layer", &other),
+    })?;
+    Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id })
+}
+
+fn content(
+    planned: &Planned,
+    owned: &Arc<[Owned]>,
+    destination: &SharedTree,
+    spool: Option<&Arc<File>>,
+) -> layers::Content {
+    if matches!(planned.content, transfer::Content::None) {
+        return layers::Content::None;
+    }
+    let (planned, owned, destination, spool) = (planned.clone(), owned.clone(), destination.clone(), spool.cloned());
+    layers::Content::Open(Box::new(move || {
+        let sources: Vec<Source<'_>> = match &planned.content {
+            transfer::Content::Source { .. } => owned.iter().map(Owned::source).collect(),
+            transfer::Content::None | transfer::Content::Spooled(_) | transfer::Content::Destination(_) => Vec::new(),
+        };
+        let spooled = |offset: u64, size: u64| -> io::Result<Box<dyn Read + Send>> {
+            let file = spool.clone().ok_or_else(|| io::Error::other("nothing was spooled"))?;
+            Ok(Box::new(Range { file, offset, left: size }))
+        };
+        match planned.open(&sources, destination.as_ref(), &spooled).map_err(|e| e.source)? {
+            Some(reader) => Ok(layers::Content::Reader(reader)),
+            None => Ok(layers::Content::None),
+        }
+    }))
+}
+
+/// A piece of a file, read at its own offset so that many can share the file.
+struct Range {
+    file: Arc<File>,
+    offset: u64,
+    left: u64,
+}
+
+impl Read for Range {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        use std::os::unix::fs::FileExt as _;
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let n = self.file.read_at(&mut buffer[..most], self.offset)?;
+        self.offset += n as u64;
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+fn spool_file(engine: &Engine<'_>) -> Result<File, StepError> {
+    let dir = engine.store.temp_dir("spool").map_err(|e| StepError::world("make a spool file", &e))?;
+    let path = dir.path().join("spool");
+    let options = fs_err::OpenOptions::new().read(true).write(true).create_new(true).clone();
+    let file = options.open(&path).map_err(|e| StepError::world("make a spool file", &e))?;
+    // The open file outlives its name and directory.
+    Ok(file.into_parts().0)
+}
+
+/// A fault of the step, with help where `transfer` knows some.
+pub(super) fn refused(error: TransferError) -> StepError {
+    StepError::Refused { help: error.help(), message: error.to_string() }
+}
+
+fn context(job: &Job<'_>, name: &str) -> Result<SharedTree, StepError> {
+    let tree = job.engine.contexts.get(name).cloned();
+    tree.ok_or_else(|| StepError::refused(format!("no build context named {name:?}")))
+}
+
+/// The merged root of a stack as a tree; base layers are fetched for their indexes.
+pub(super) fn tree_of(job: &Job<'_>, stack: &super::stack::Stack) -> Result<SharedTree, StepError> {
+    let ids = job.engine.layer_ids(job.plan, stack)?;
+    let view = View::new(job.engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?;
+    Ok(Arc::new(RootTree(view)))
+}
+
+fn owned(job: &Job<'_>, source: &CopySource) -> Result<Owned, StepError> {
+    Ok(match source {
+        CopySource::Path { from, path, unpack } => {
+            let (tree, label) = tree_from(job, from)?;
+            Owned::Path { tree, path: path.clone(), unpack: *unpack, label }
+        }
+        CopySource::Inline(file) => Owned::Inline { name: file.name.clone(), content: file.content.clone() },
+        CopySource::Http { url, name, checksum, unpack } => download(job, url, name, checksum.as_deref(), *unpack)?,
+        CopySource::Git { remote, .. } => {
+            return Err(StepError::refused(format!("ADD of a git repository is not supported yet: {remote}")));
+        }
+    })
+}
+
+fn tree_from(job: &Job<'_>, from: &From) -> Result<(SharedTree, String), StepError> {
+    Ok(match from {
+        From::Context(name) => (context(job, name)?, name.clone()),
+        From::Scratch => (Arc::new(transfer::forest::EMPTY), "scratch".to_owned()),
+        From::Step(id) => (tree_of(job, &job.stack_of(from))?, job.plan.steps[*id].stage.clone()),
+    })
+}
+
+fn download(job: &Job<'_>, url: &str, name: &str, checksum: Option<&str>, unpack: bool) -> Result<Owned, StepError> {
+    let progress = |received: u64, total: u64| job.vertex.status(url, received, total, false);
+    let fetched = job.engine.fetcher.get(url, checksum, &progress, job.engine.cancel).map_err(|error| match error {
+        crate::fetch::FetchError::Cancelled(cancelled) => StepError::Cancelled(cancelled),
+        other => StepError::refused(format!("failed to load cache key: {other}")),
+    })?;
+    let store = job.engine.store.clone();
+    let open: Arc<Opening> = Arc::new(move || {
+        let file = store.open_blob(&fetched.digest).map_err(io::Error::other)?;
+        let mut file = file.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        file.seek(SeekFrom::Start(0))?;
+        Ok(Box::new(file))
+    });
+    let content = content_hash(job.engine, &fetched, &open).map_err(|e| StepError::world(format!("read {url}"), &e))?;
+    let mtime = fetched.last_modified.unwrap_or(0);
+    Ok(Owned::Download { name: name.to_owned(), size: fetched.size, content, mtime, unpack, open })
+}
+
+/// BLAKE3 of a downloaded blob, remembered beside it.
+fn content_hash(engine: &Engine<'_>, fetched: &crate::fetch::Fetched, open: &Arc<Opening>) -> io::Result<Blake3> {
+    let name = format!("content-{}", fetched.digest);
+    let known = engine.store.get(ObjectKind::Fact, &name).map_err(io::Error::other)?;
+    if let Some(hash) = known.and_then(|b| std::str::from_utf8(&b).ok()?.parse().ok()) {
+        return Ok(hash);
+    }
+    let mut hasher = blake3::Hasher::new();
+    io::copy(&mut open()?, &mut hasher)?;
+    let hash = Blake3(*hasher.finalize().as_bytes());
+    engine.store.put(ObjectKind::Fact, &name, hash.to_string().as_bytes()).map_err(io::Error::other)?;
+    Ok(hash)
+}
+
+/// The files of a selection for explanations; `None` if there are too many.
+fn listing(selection: &Selection) -> Option<Listing> {
+    let mut files = BTreeMap::new();
+    for found in &selection.matches {
+        let all = std::iter::once(&found.top).chain(found.below.iter().map(|w| &w.node));
+        for node in all {
+            let entry = &node.entry;
+            let content = match &entry.kind {
+                Kind::File { content, .. } => content.to_string()[..16].to_owned(),
+                Kind::Symlink(target) => format!("-> {}", String::from_utf8_lossy(target)),
+                Kind::Directory { .. } => "directory".to_owned(),
+                Kind::Hardlink(_) | Kind::CharDevice(..) | Kind::BlockDevice(..) | Kind::Fifo | Kind::Whiteout => {
+                    format!("{:?}", entry.kind)
+                }
+            };
+            files.insert(entry.path.to_string(), Listed { content, mode: entry.meta.mode });
+            if files.len() > MOST_LISTED {
+                return None;
+            }
+        }
+    }
+    Some(Listing(files))
+}
+
+/// What one path of a tree selects, for mounts.
+#[derive(Clone)]
+pub(super) struct Selected {
+    /// What it means for a key.
+    pub(super) digest: String,
+    /// The files behind the digest, for explanations.
+    pub(super) listing: Option<(String, Listing)>,
+    selection: Selection,
+    tree: SharedTree,
+}
+
+/// Selects `path` of `from` as a COPY without flags would.
+pub(super) fn select_one(job: &Job<'_>, from: &From, path: &str) -> Result<Selected, StepError> {
+    let (tree, label) = tree_from(job, from)?;
+    let op = Copy::plain(from.clone(), path);
+    let selection = {
+        // A mount's source is one path; wildcards mean themselves.
+        let source = Source::Path { tree: tree.as_ref(), path, unpack: false, label: &label };
+        transfer::select(&op, 0, &source).map_err(refused)?
+    };
+    let digest = selection.digest.to_string();
+    let listing = listing(&selection).map(|files| (digest.clone(), files));
+    Ok(Selected { digest, listing, selection, tree })
+}
+
+impl Selected {
+    /// Owner and mode of the selected thing.
+    pub(super) fn top(&self) -> Option<&Meta> {
+        self.selection.matches.first().map(|found| &found.top.entry.meta)
+    }
+
+    /// Where the selected thing lies in [`layer_of`]'s layer: a directory's content is the root, a file has its own name.
+    pub(super) fn path_in_layer(&self) -> String {
+        match self.selection.matches.first() {
+            Some(found) if !found.top.is_dir() => format!("/{}", String::from_utf8_lossy(&found.name)),
+            Some(_) | None => "/".to_owned(),
+        }
+    }
+}
+
+/// A layer with the selected files at its root; made once for each digest.
+pub(super) fn layer_of(job: &Job<'_>, selected: &Selected) -> Result<LayerId, StepError> {
+    let engine = job.engine;
+    let alias = format!("mount-{}", selected.digest);
+    let known = engine.store.get(ObjectKind::Alias, &alias).map_err(|e| StepError::world("read the store", &e))?;
+    let known: Option<LayerId> = known.and_then(|b| std::str::from_utf8(&b).ok()?.parse().ok());
+    if let Some(id) = known.filter(|id| engine.usable(id)) {
+        return Ok(id);
+    }
+    let op = Copy::plain(From::Scratch, "/");
+    let source = Source::Path { tree: selected.tree.as_ref(), path: "/", unpack: false, label: "mount" };
+    let selections = vec![selected.selection.clone()];
+    let copied =
+        transfer::copy(&op, &[source], selections, &transfer::forest::EMPTY, 0, &mut io::sink()).map_err(refused)?;
+    let owned: Arc<[Owned]> = Arc::new([Owned::Path {
+        tree: selected.tree.clone(),
+        path: "/".to_owned(),
+        unpack: false,
+        label: "mount".to_owned(),
+    }]);
+    let destination: SharedTree = Arc::new(transfer::forest::EMPTY);
+    let entries = copied.entries.into_iter().map(|planned| {
+        let content = content(&planned, &owned, &destination, None);
+        (planned.entry, content)
+    });
+    let layer = write(engine, entries)?;
+    engine
+        .store
+        .put(ObjectKind::Alias, &alias, layer.id.to_string().as_bytes())
+        .map_err(|e| StepError::world("write to the store", &e))?;
+    Ok(layer.id)
+}

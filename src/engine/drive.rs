@@ -1,0 +1,103 @@
+//! The loop that owns all state of a build: starts what is ready, hears what ended, stops at the first failure.
+//!
+//! Workers only report; every transition happens here, in [`Schedule`]. Finished results stay when another step fails.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+
+use super::explain::MissReason;
+use super::record::StepLayer;
+use super::stack::Stack;
+use super::{Engine, StepError};
+use crate::event::Vertex;
+use crate::plan::graph::{Op, Plan, StepId};
+use crate::schedule::{self, Schedule};
+
+/// What a step left behind.
+#[derive(Clone, Debug)]
+pub struct StepReport {
+    /// The root after it.
+    pub stack: Stack,
+    /// Its own layer; base images have none.
+    pub layer: Option<StepLayer>,
+    /// An earlier result was taken.
+    pub cached: bool,
+    /// Why it was not.
+    pub reason: Option<MissReason>,
+    /// How long it took, in milliseconds.
+    pub millis: u64,
+    /// When its layer was made, in seconds since 1970.
+    pub created: u64,
+}
+
+/// All that was done, and the first failure if there was one.
+#[derive(Debug, Default)]
+pub struct Finished {
+    /// Steps that ended well.
+    pub steps: BTreeMap<StepId, StepReport>,
+    /// The first step that failed, its vertex and why.
+    pub failure: Option<(StepId, Option<Vertex>, StepError)>,
+}
+
+/// Does all steps of `plan`.
+pub fn drive(engine: &Engine<'_>, plan: &Plan) -> Finished {
+    let mut schedule = Schedule::new(&plan.steps, |id| super::earlier::expected(engine, plan, id));
+    let mut finished = Finished::default();
+    let (report, reports) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let mut running = 0usize;
+        loop {
+            while finished.failure.is_none() && !engine.cancel.is_cancelled() {
+                let Some(id) = schedule.next() else { break };
+                let inputs: BTreeMap<StepId, Arc<StepReport>> = plan
+                    .steps
+                    .neighbors_directed(id, petgraph::Direction::Incoming)
+                    .filter_map(|input| Some((input, Arc::new(finished.steps.get(&input)?.clone()))))
+                    .collect();
+                let (report, priority) = (report.clone(), schedule.priority(id));
+                running += 1;
+                scope.spawn(move || {
+                    let outcome = super::step::perform(engine, plan, id, &inputs, priority);
+                    // The receiver lives until every worker has reported.
+                    let _ = report.send((id, outcome));
+                });
+            }
+            if running == 0 {
+                break;
+            }
+            let Ok((id, (vertex, outcome))) = reports.recv() else { break };
+            running -= 1;
+            match outcome {
+                Ok(done) => {
+                    finished.steps.insert(id, done);
+                    schedule.finish(id, schedule::Outcome::Done);
+                }
+                Err(error) => {
+                    schedule.finish(id, schedule::Outcome::Failed);
+                    let first = finished.failure.is_none() && !matches!(error, StepError::Cancelled(_));
+                    if first {
+                        finished.failure = Some((id, vertex, error));
+                        engine.cancel.cancel();
+                    }
+                }
+            }
+        }
+    });
+    show_untouched_bases(engine, plan);
+    finished
+}
+
+/// Base images nobody needed a file of were never shown; they are part of the build all the same.
+fn show_untouched_bases(engine: &Engine<'_>, plan: &Plan) {
+    for id in plan.steps.node_indices() {
+        let step = &plan.steps[id];
+        if let Op::Image(base) = &step.op
+            && !engine.bases.present(base)
+            && !engine.was_fetched(base)
+        {
+            let vertex = engine.progress.vertex(step.name.clone(), &[]);
+            vertex.start();
+            vertex.finish(crate::event::Outcome::Cached);
+        }
+    }
+}

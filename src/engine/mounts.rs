@@ -1,0 +1,288 @@
+//! The mounts of a RUN: what they add to its key, and what is mounted when it runs.
+//!
+//! A bind mount of a context shows the filtered view with owners 0:0, so it is a layer made of the selected files (content
+//! addressed, made once); one of a step is that step's stack. Cache mounts are directories of the store under its locks.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rbuild_cache::digest::{KeyHasher, LayerId};
+use rbuild_cache::{LockGuard, LockKind};
+
+use rustix::fs::{Gid, Mode, Uid};
+
+use super::copy::{self, Selected};
+use super::record::Facts;
+use super::step::Job;
+use super::{Engine, StepError};
+use crate::exec;
+use crate::plan::graph::{From, MountKind, Run, Sharing};
+
+/// Version of how a cache mount's directory is named.
+const CACHE_MOUNT_VERSION: u32 = 1;
+/// Copies a `private` cache mount may have at a time.
+const MOST_PRIVATE: u32 = 1000;
+
+/// What the bind mounts (and seeds of cache mounts) select, by their place in the RUN's list.
+pub(super) type MountInputs = BTreeMap<usize, Selected>;
+
+/// Mounts ready for the executor, the variables they bring, and the locks held while the process runs.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    pub(super) list: Vec<exec::Mount>,
+    pub(super) env: Vec<(String, String)>,
+    locks: Vec<LockGuard>,
+}
+
+fn source(kind: &MountKind) -> Option<(&From, &str)> {
+    match kind {
+        MountKind::Bind { from, source, .. } => Some((from, source)),
+        MountKind::Cache { from: Some(from), source, .. } => Some((from, source)),
+        MountKind::Cache { from: None, .. }
+        | MountKind::Tmpfs { .. }
+        | MountKind::Secret { .. }
+        | MountKind::Ssh { .. } => None,
+    }
+}
+
+/// Whether some mount shows a step's files, so that a cheap key (whole stacks) differs from the exact one (selected files).
+pub(super) fn any_from_steps(op: &Run) -> bool {
+    op.mounts.iter().any(|m| matches!(source(&m.kind), Some((From::Step(_), _))))
+}
+
+/// Adds the identity of all inputs without opening a layer.
+pub(super) fn whole_inputs(job: &Job<'_>, op: &Run, facts: &mut Facts) -> Result<(), StepError> {
+    for mount in &op.mounts {
+        match source(&mount.kind) {
+            Some((From::Step(id), _)) => {
+                facts.push(format!("mount {}", mount.target), job.stack_of(&From::Step(*id)).identity());
+            }
+            Some((from @ From::Context(_), path)) => {
+                let selected = copy::select_one(job, from, path)?;
+                facts.push(format!("files mounted at {}", mount.target), selected.digest.clone());
+            }
+            Some((From::Scratch, _)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Adds the identity of exactly the files the mounts show.
+pub(super) fn read_inputs(job: &Job<'_>, op: &Run, facts: &mut Facts) -> Result<MountInputs, StepError> {
+    let mut inputs = MountInputs::new();
+    for (index, mount) in op.mounts.iter().enumerate() {
+        let Some((from, path)) = source(&mount.kind) else { continue };
+        let selected = copy::select_one(job, from, path)?;
+        if matches!(mount.kind, MountKind::Bind { .. }) {
+            facts.push(format!("files mounted at {}", mount.target), selected.digest.clone());
+        }
+        inputs.insert(index, selected);
+    }
+    Ok(inputs)
+}
+
+/// Makes everything ready; waits for locked cache mounts.
+pub(super) fn prepare(job: &Job<'_>, op: &Run, inputs: MountInputs, scratch: &Path) -> Result<Prepared, StepError> {
+    let mut prepared = Prepared::default();
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    let mut caches = CacheDirs::of(job, op, &inputs)?;
+    for (index, mount) in op.mounts.iter().enumerate() {
+        let push = |list: &mut Vec<exec::Mount>, kind| list.push(exec::Mount { target: mount.target.clone(), kind });
+        match &mount.kind {
+            MountKind::Bind { from, source, writable } => {
+                let discard = scratch.join(format!("mount-{index}"));
+                let (lowers, subpath) = bound_trees(job, from, source, &inputs[&index], scratch)?;
+                let scratch = if *writable {
+                    fs_err::create_dir(&discard).map_err(|e| StepError::world("prepare a mount", &e))?;
+                    Some(discard)
+                } else {
+                    None
+                };
+                push(&mut first, exec::MountKind::Stack { lowers, subpath, scratch });
+            }
+            MountKind::Cache { readonly, .. } => {
+                let source = caches.dirs.remove(&index).expect("one for each cache mount");
+                push(&mut first, exec::MountKind::Bind { source, readonly: *readonly });
+            }
+            MountKind::Tmpfs { size } => push(&mut first, exec::MountKind::Tmpfs { size: *size, mode: None }),
+            MountKind::Secret { id, file, env, required, mode, uid, gid } => {
+                let Some(value) = job.engine.secrets.get(id) else {
+                    if *required {
+                        return Err(StepError::refused(format!("secret {id}: not found")));
+                    }
+                    continue;
+                };
+                if let Some(name) = env {
+                    prepared.env.push((name.clone(), String::from_utf8_lossy(value).into_owned()));
+                }
+                if *file {
+                    let (content, mode, uid, gid) = (value.clone(), *mode, *uid, *gid);
+                    push(&mut last, exec::MountKind::File { content, mode, uid, gid });
+                }
+            }
+            MountKind::Ssh { id, required, mode, uid, gid } => {
+                if !prepared.env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK") {
+                    prepared.env.push(("SSH_AUTH_SOCK".to_owned(), mount.target.clone()));
+                }
+                let Some(source) = job.engine.agents.get(id) else {
+                    if *required {
+                        return Err(StepError::refused(format!("unset ssh forward key {id}")));
+                    }
+                    continue;
+                };
+                let (source, mode, uid, gid) = (source.clone(), *mode, *uid, *gid);
+                push(&mut last, exec::MountKind::Socket { source, mode, uid, gid });
+            }
+        }
+    }
+    if let Some(script) = &op.script {
+        let kind = exec::MountKind::File { content: script.content.clone(), mode: 0o755, uid: 0, gid: 0 };
+        last.push(exec::Mount { target: format!("/dev/pipes/{}", script.name), kind });
+    }
+    first.sort_by_key(|m| m.target.matches('/').count());
+    first.append(&mut last);
+    prepared.list = first;
+    prepared.locks = caches.locks;
+    Ok(prepared)
+}
+
+/// The trees of a stack's layers; an empty directory stands for no layers at all.
+pub(super) fn trees(engine: &Engine<'_>, ids: &[LayerId], scratch: &Path) -> Result<Vec<PathBuf>, StepError> {
+    let world = |e: &dyn std::error::Error| StepError::world("unpack a layer", e);
+    if ids.is_empty() {
+        let empty = scratch.join("empty");
+        fs_err::create_dir_all(&empty).map_err(|e| world(&e))?;
+        return Ok(vec![empty]);
+    }
+    engine.layers.lowers(ids).map_err(|e| world(&e))
+}
+
+/// The trees a bind mount shows, and the path in them.
+fn bound_trees(
+    job: &Job<'_>,
+    from: &From,
+    source: &str,
+    selected: &Selected,
+    scratch: &Path,
+) -> Result<(Vec<PathBuf>, String), StepError> {
+    match from {
+        From::Step(_) | From::Scratch => {
+            let ids = job.engine.layer_ids(job.plan, &job.stack_of(from))?;
+            Ok((trees(job.engine, &ids, scratch)?, source.to_owned()))
+        }
+        From::Context(_) => {
+            let layer = copy::layer_of(job, selected)?;
+            Ok((trees(job.engine, &[layer], scratch)?, selected.path_in_layer()))
+        }
+    }
+}
+
+/// The directories of all cache mounts of a RUN, locked as their sharing asks.
+struct CacheDirs {
+    dirs: BTreeMap<usize, PathBuf>,
+    locks: Vec<LockGuard>,
+}
+
+impl CacheDirs {
+    /// Locks are taken in the order of the directories' names, whatever order the mounts are in, so that two RUNs never wait
+    /// for each other; before the job slot, so that a waiting RUN keeps nobody from working.
+    fn of(job: &Job<'_>, op: &Run, inputs: &MountInputs) -> Result<Self, StepError> {
+        let mut wanted = Vec::new();
+        for (index, mount) in op.mounts.iter().enumerate() {
+            if let MountKind::Cache { id, sharing, mode, uid, gid, .. } = &mount.kind {
+                let mut hasher = KeyHasher::new("cache-mount", CACHE_MOUNT_VERSION);
+                hasher.text(id).number((*mode).into()).number((*uid).into()).number((*gid).into());
+                if let Some(selected) = inputs.get(&index) {
+                    hasher.text(&selected.digest);
+                }
+                wanted.push((hasher, index, *sharing, id.clone(), (*mode, *uid, *gid)));
+            }
+        }
+        wanted.sort_by_key(|(hasher, index, ..)| (hasher.finish(), *index));
+        let mut found = Self { dirs: BTreeMap::new(), locks: Vec::new() };
+        let mut held = Vec::new();
+        for (hasher, index, sharing, id, owner) in wanted {
+            let key = match sharing {
+                Sharing::Shared | Sharing::Locked => {
+                    let key = hasher.finish();
+                    // One RUN may mount the same cache twice.
+                    if !held.contains(&key) {
+                        held.push(key);
+                        found.locks.push(lock(job, &key.0, &id, sharing)?);
+                    }
+                    key
+                }
+                Sharing::Private => found.private(job, &hasher)?,
+            };
+            let seed = inputs.get(&index);
+            let layer = seed.map(|selected| copy::layer_of(job, selected)).transpose()?;
+            let fill = |dir: &Path| fill(job.engine, dir, layer.zip(seed), owner);
+            let dir = job.engine.store.cache_mount_with(&key, &id, fill);
+            let dir = dir.map_err(|e| StepError::world(format!("open cache mount {id}"), &e))?;
+            found.dirs.insert(index, dir);
+        }
+        Ok(found)
+    }
+
+    /// A copy of the cache nobody uses now.
+    fn private(&mut self, job: &Job<'_>, hasher: &KeyHasher) -> Result<rbuild_cache::digest::Blake3, StepError> {
+        for number in 0..MOST_PRIVATE {
+            let mut hasher = hasher.clone();
+            hasher.text("private").number(number.into());
+            let key = hasher.finish();
+            let lock = job.engine.store.try_lock(LockKind::CacheMount, &key.0);
+            if let Some(lock) = lock.map_err(|e| StepError::world("lock a cache mount", &e))? {
+                self.locks.push(lock);
+                return Ok(key);
+            }
+        }
+        Err(StepError::refused(format!("more than {MOST_PRIVATE} private copies of a cache mount in use")))
+    }
+}
+
+/// Holds the cache: alone, or with others; either way nobody removes it meanwhile.
+fn lock(job: &Job<'_>, key: &[u8], id: &str, sharing: Sharing) -> Result<LockGuard, StepError> {
+    let cancel = job.engine.cancel.clone();
+    let mut told = false;
+    let waiting = &mut |pid: Option<u32>| {
+        if !told && pid != Some(std::process::id()) {
+            told = true;
+            let who = pid.map_or_else(|| "another step".to_owned(), |p| format!("process {p}"));
+            job.vertex.log(
+                crate::event::Stream::Stderr,
+                format!("waiting for {who}, which has cache {id} locked\n").as_bytes(),
+            );
+        }
+    };
+    let stop = || cancel.is_cancelled();
+    let locked = match sharing {
+        Sharing::Shared => job.engine.store.lock_shared(LockKind::CacheMount, key, &stop, waiting),
+        Sharing::Private | Sharing::Locked => job.engine.store.lock(LockKind::CacheMount, key, &stop, waiting),
+    };
+    locked.map_err(|error| {
+        if job.engine.cancel.is_cancelled() {
+            StepError::Cancelled(crate::cancel::Cancelled)
+        } else {
+            StepError::world(format!("lock cache mount {id}"), &error)
+        }
+    })
+}
+
+/// Gives a new cache directory its seed, owner and mode.
+fn fill(engine: &Engine<'_>, dir: &Path, seed: Option<(LayerId, &Selected)>, owner: (u32, u32, u32)) -> io::Result<()> {
+    let (mode, uid, gid) = match seed {
+        Some((layer, selected)) => {
+            let tree = engine.layers.tree(&layer).map_err(io::Error::other)?;
+            engine.seeds.merge(&[tree], dir)?;
+            selected.top().map_or((0o755, 0, 0), |meta| (meta.mode, meta.uid, meta.gid))
+        }
+        None => owner,
+    };
+    // The directory is new and ours alone: nobody can have put a link in its place.
+    if !engine.options.flattened {
+        rustix::fs::chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    rustix::fs::chmod(dir, Mode::from_raw_mode(mode))?;
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! What is written down about a step that was done: its layer, and the readable inputs of its key.
+//!
+//! Knows the store's small files, not how a step is run. Layout: `docs/cache-format.md`.
+
+use rbuild_cache::digest::{Blake3, DiffId, KeyHasher, LayerId, StepKey, TreeId};
+use serde::{Deserialize, Serialize};
+
+/// Version of the key encoding; a change makes every earlier record unreachable.
+pub const KEY_VERSION: u32 = 1;
+
+/// The name of the fact that stands for all layers below a step.
+pub const ROOT: &str = "the root it starts from";
+
+/// One readable input of a key: what it is called and its value (or a digest of it, where the value may be secret or long).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// E.g. `command`, `env FOO`, `content of /src/main.rs`.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl Fact {
+    /// A fact.
+    pub fn new(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { name: name.into(), value: value.into() }
+    }
+}
+
+/// Everything a key is made of, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts(pub Vec<Fact>);
+
+impl Facts {
+    /// Adds one.
+    pub fn push(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.0.push(Fact::new(name, value));
+    }
+    /// The hash over all of them.
+    pub fn hash(&self, purpose: &str) -> Blake3 {
+        let mut hasher = KeyHasher::new(purpose, KEY_VERSION);
+        for fact in &self.0 {
+            hasher.text(&fact.name).text(&fact.value);
+        }
+        hasher.finish()
+    }
+    /// As the name of a record.
+    pub fn step_key(&self) -> StepKey {
+        StepKey(self.hash("step"))
+    }
+    /// As the name of an alias: whole inputs instead of what was read of them.
+    pub fn input_key(&self) -> Blake3 {
+        self.hash("input")
+    }
+}
+
+/// A finished step's layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepLayer {
+    /// Its stored form.
+    pub id: LayerId,
+    /// Its meaning, used in the keys of later steps.
+    pub tree: TreeId,
+    /// The digest of its uncompressed tar.
+    pub diff_id: DiffId,
+}
+
+/// A step's record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// What it made.
+    pub layer: StepLayer,
+    /// The step's shown text without stage counters.
+    pub step: String,
+    /// The inputs of its key, for `explain`.
+    pub facts: Facts,
+    /// Seconds since 1970 when it was done.
+    pub created: u64,
+    /// How long it took, in milliseconds; the scheduler's guess for the next time.
+    pub millis: u64,
+    /// Whether owners were recorded faithfully (`exact`) or all became one (`flattened`).
+    pub flattened: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_depend_on_names_values_and_order() {
+        let facts = |list: &[(&str, &str)]| {
+            let mut facts = Facts::default();
+            list.iter().for_each(|(n, v)| facts.push(*n, *v));
+            facts.step_key()
+        };
+        assert_eq!(facts(&[("a", "1")]), facts(&[("a", "1")]));
+        assert_ne!(facts(&[("a", "1")]), facts(&[("a", "2")]));
+        assert_ne!(facts(&[("a", "1"), ("b", "2")]), facts(&[("b", "2"), ("a", "1")]));
+        let same = Facts(vec![Fact::new("a", "1")]);
+        assert_ne!(same.hash("step"), same.hash("input"));
+    }
+}

@@ -1,0 +1,155 @@
+//! RUN: the facts of its key, the process it becomes, and the layer made of what it changed.
+//!
+//! Knows how a plan's Run maps to a [`Process`]; mounts are prepared in `mounts`, files read through views.
+
+use std::io::Read as _;
+
+use super::StepError;
+use super::explain::Listing;
+use super::mounts::{self, MountInputs};
+use super::record::{Facts, ROOT, StepLayer};
+use super::step::{Job, Work};
+use crate::exec::{Process, Root, Stdio};
+use crate::layers::view::View;
+use crate::plan::graph::{Network, Run};
+use crate::plan::key;
+use crate::tar::entry::LayerPath;
+use crate::transfer::users::{self, MAX_USER_FILE, ProcessUser};
+
+/// PATH of a process whose image sets none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(super) struct RunWork<'a>(pub(super) &'a Run);
+
+impl RunWork<'_> {
+    fn facts(&self, job: &Job<'_>) -> Facts {
+        let mut facts = Facts::default();
+        for (name, value) in key::facts(job.step) {
+            facts.push(name, value);
+        }
+        facts.push("platform", job.step.platform.clone());
+        if job.engine.options.flattened {
+            facts.push("owners", "flattened");
+        }
+        facts
+    }
+}
+
+impl Work for RunWork<'_> {
+    type Prepared = MountInputs;
+
+    fn cheap(&self, job: &Job<'_>) -> Result<Option<Facts>, StepError> {
+        if !mounts::any_from_steps(self.0) {
+            return Ok(None);
+        }
+        let mut facts = self.facts(job);
+        mounts::whole_inputs(job, self.0, &mut facts)?;
+        facts.push(ROOT, job.parent.identity());
+        Ok(Some(facts))
+    }
+
+    fn exact(&self, job: &Job<'_>) -> Result<(Facts, MountInputs), StepError> {
+        let mut facts = self.facts(job);
+        let inputs = mounts::read_inputs(job, self.0, &mut facts)?;
+        facts.push(ROOT, job.parent.identity());
+        Ok((facts, inputs))
+    }
+
+    fn listings<'p>(&self, inputs: &'p MountInputs) -> Vec<&'p (String, Listing)> {
+        inputs.values().filter_map(|selected| selected.listing.as_ref()).collect()
+    }
+
+    fn make(&self, job: &Job<'_>, inputs: MountInputs) -> Result<StepLayer, StepError> {
+        let (op, engine) = (self.0, job.engine);
+        if op.network == Network::Host && !engine.options.allow_host_network {
+            return Err(StepError::refused("network.host is not allowed"));
+        }
+        if op.insecure && !engine.options.allow_insecure {
+            return Err(StepError::refused("security.insecure is not allowed"));
+        }
+        let ids = engine.layer_ids(job.plan, &job.parent)?;
+        let account =
+            account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, &op.user)?;
+        let scratch = engine.store.temp_dir("run").map_err(|e| StepError::world("make a working directory", &e))?;
+        let mounts = mounts::prepare(job, op, inputs, scratch.path())?;
+        let mut env = op.env.clone();
+        for (name, value) in op.proxy_env.iter().chain(&mounts.env) {
+            set_default(&mut env, name, value);
+        }
+        set_default(&mut env, "PATH", DEFAULT_PATH);
+        set_default(&mut env, "HOME", &account.home);
+        let process = Process {
+            argv: op.argv.clone(),
+            env,
+            cwd: op.cwd.clone(),
+            uid: account.uid,
+            gid: account.gid,
+            groups: account.groups,
+            mounts: mounts.list,
+            isolate_network: op.network == Network::None,
+            insecure: op.insecure,
+            hostname: op.hostname.clone(),
+            add_hosts: op.add_hosts.clone(),
+            shm_size: op.shm_size,
+            ulimits: op.ulimits.clone(),
+            stdio: Stdio::Captured,
+        };
+        let lowers = super::mounts::trees(engine, &ids, scratch.path())?;
+        let slot = engine.slots.take(job.priority, engine.cancel)?;
+        let root =
+            engine.snapshots.prepare(&lowers, scratch.path()).map_err(|e| StepError::world("prepare the root", &e))?;
+        let vertex = job.vertex;
+        let exit = engine
+            .executor
+            .run(&root, &process, &mut |stream, data| vertex.log(stream, data), engine.cancel)
+            .map_err(|e| exec_error(e, op))?;
+        drop(slot);
+        if exit.code != 0 {
+            let remark = if exit.out_of_memory { ": killed: out of memory" } else { "" };
+            return Err(StepError::Exit { command: shown(op), code: exit.code, remark });
+        }
+        let record = match &root {
+            Root::Overlay { upper, .. } => engine.layers.adopt(upper, &ids),
+            Root::Directory(dir) => engine.layers.diff_dirs(dir, &ids),
+        }
+        .map_err(|e| StepError::world("make a layer of what changed", &e))?;
+        // What a RUN writes is not known before: the ceiling is enforced after it.
+        drop(engine.store.reserve(0).map_err(|e| StepError::world("keep the store below its limit", &e))?);
+        Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id })
+    }
+}
+
+/// argv as BuildKit shows it in `process "…" did not complete successfully`.
+fn shown(op: &Run) -> String {
+    op.argv.join(" ")
+}
+
+fn exec_error(error: crate::exec::ExecError, op: &Run) -> StepError {
+    use crate::exec::ExecError;
+    match error {
+        ExecError::Cancelled(c) => StepError::Cancelled(c),
+        ExecError::NotExecutable(text) => StepError::refused(format!("failed to run {:?}: {text}", shown(op))),
+        other @ (ExecError::Setup(_) | ExecError::Launcher(_)) => StepError::world("set up the sandbox", &other),
+    }
+}
+
+fn set_default(env: &mut Vec<(String, String)>, name: &str, value: &str) {
+    if !env.iter().any(|(n, _)| n == name) {
+        env.push((name.to_owned(), value.to_owned()));
+    }
+}
+
+/// Looks `user` up in the root's passwd and group files, following links inside the root.
+fn account(view: &View, user: &str) -> Result<ProcessUser, StepError> {
+    let read = |path: &str| -> Result<Option<Vec<u8>>, StepError> {
+        let resolved =
+            view.resolve(&LayerPath::clean(path), true).map_err(|e| StepError::world(format!("read {path}"), &e))?;
+        let Some(found) = resolved.found else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let file = view.open(&found).map_err(|e| StepError::world(format!("read {path}"), &e))?;
+        file.take(MAX_USER_FILE).read_to_end(&mut bytes).map_err(|e| StepError::world(format!("read {path}"), &e))?;
+        Ok(Some(bytes))
+    };
+    let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
+    users::process_user(passwd.as_deref(), group.as_deref(), user).map_err(|e| StepError::refused(e.to_string()))
+}

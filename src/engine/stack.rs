@@ -1,0 +1,97 @@
+//! The layers a step's root is made of, from the bottom, before anybody asked for their files.
+//!
+//! Knows which layers there are and what identifies them in keys; fetching base layers is [`Bases`](super::Bases)' job.
+
+use std::sync::Arc;
+
+use rbuild_cache::digest::DiffId;
+
+use super::record::{Facts, StepLayer};
+use crate::plan::graph::BaseImage;
+
+/// One layer of a stack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StackLayer {
+    /// The `index`-th layer of a base image; maybe not fetched yet.
+    Base {
+        /// The image.
+        base: Arc<BaseImage>,
+        /// Which of its layers, from the bottom.
+        index: usize,
+    },
+    /// A layer made by a step.
+    Built(StepLayer),
+}
+
+impl StackLayer {
+    /// What stands for it in a key: a base layer's diffID, a built layer's tree.
+    pub fn identity(&self) -> String {
+        match self {
+            Self::Base { base, index } => base.diff_ids[*index].to_string(),
+            Self::Built(layer) => format!("tree:{}", layer.tree),
+        }
+    }
+    /// The digest of its uncompressed tar.
+    pub fn diff_id(&self) -> DiffId {
+        match self {
+            Self::Base { base, index } => base.diff_ids[*index],
+            Self::Built(layer) => layer.diff_id,
+        }
+    }
+}
+
+/// A root as a list of layers from the bottom. Clones share the list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stack(Arc<Vec<StackLayer>>);
+
+impl Stack {
+    /// All layers of a base image.
+    pub fn of_base(base: &BaseImage) -> Self {
+        let base = Arc::new(base.clone());
+        let layers = (0..base.diff_ids.len()).map(|index| StackLayer::Base { base: base.clone(), index });
+        Self(Arc::new(layers.collect()))
+    }
+
+    /// This stack with a layer on top.
+    #[must_use]
+    pub fn with(&self, layer: StepLayer) -> Self {
+        let mut layers = self.0.as_ref().clone();
+        layers.push(StackLayer::Built(layer));
+        Self(Arc::new(layers))
+    }
+
+    /// The layers from the bottom.
+    pub fn layers(&self) -> &[StackLayer] {
+        &self.0
+    }
+
+    /// One identity for the whole stack: what later RUNs depend on.
+    pub fn identity(&self) -> String {
+        let mut facts = Facts::default();
+        for layer in self.0.iter() {
+            facts.push("layer", layer.identity());
+        }
+        facts.hash("stack").to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rbuild_cache::digest::{Blake3, LayerId, Sha256, TreeId};
+
+    #[test]
+    fn identity_follows_meaning_not_stored_bytes() {
+        let layer = |id: &[u8], tree: &[u8]| StepLayer {
+            id: LayerId(Blake3::of(id)),
+            tree: TreeId(Blake3::of(tree)),
+            diff_id: DiffId(Sha256::of(id)),
+        };
+        let one = Stack::default().with(layer(b"1", b"t"));
+        let other_times = Stack::default().with(layer(b"2", b"t"));
+        let other_files = Stack::default().with(layer(b"1", b"u"));
+        assert_eq!(one.identity(), other_times.identity());
+        assert_ne!(one.identity(), other_files.identity());
+        assert_ne!(one.identity(), Stack::default().identity());
+    }
+}

@@ -1,0 +1,433 @@
+//! One `--output`, from its attributes to a decided form. Pure; an attribute nobody knows is an error, never ignored.
+//!
+//! Splitting the option's text into attributes is the command line's work; which attributes there are is known here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::oci::manifest::{Family, Packing};
+use crate::oci::reference::{Reference, ReferenceError};
+
+/// Attributes make no output.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    /// No such `type`.
+    #[error("unsupported output type {0:?}: expected image, registry, oci, docker, local, tar or cacheonly")]
+    Type(String),
+    /// No such attribute for this type.
+    #[error("unknown attribute {name:?} of output type {kind}")]
+    Unknown {
+        /// The attribute.
+        name: String,
+        /// The output's type.
+        kind: &'static str,
+    },
+    /// An attribute's value makes no sense.
+    #[error("invalid value {value:?} for {name}: {message}")]
+    Value {
+        /// The attribute.
+        name: String,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A name is none.
+    #[error("failed to parse name {text:?}: {source}")]
+    Name {
+        /// As given.
+        text: String,
+        /// Why.
+        source: ReferenceError,
+    },
+    /// Something this build of rbuild does not do.
+    #[error("output attribute {name:?} is not supported: {why}")]
+    Unsupported {
+        /// The attribute.
+        name: String,
+        /// Why.
+        why: &'static str,
+    },
+    /// Two attributes that exclude one another.
+    #[error("{0} conflicts with {1}")]
+    Conflict(String, String),
+    /// A required attribute is missing.
+    #[error("{name} is required for {kind} exporter")]
+    Missing {
+        /// The attribute.
+        name: &'static str,
+        /// The output's type.
+        kind: &'static str,
+    },
+}
+
+/// What to do with a finished build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// What is made of it.
+    pub kind: Kind,
+    /// Names of the result; those of `-t` are added by whoever has them.
+    pub names: Vec<Reference>,
+    /// How an image's blobs and manifest look.
+    pub format: Format,
+    /// Where annotations go.
+    pub annotations: Annotations,
+}
+
+/// The kinds of outputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The store; perhaps a registry too.
+    Image(Option<Push>),
+    /// An image archive or layout.
+    Archive {
+        /// With `manifest.json`, for `docker load`.
+        docker: bool,
+        /// Where to.
+        dest: Dest,
+    },
+    /// The root file system as files.
+    Local {
+        /// The directory.
+        dest: PathBuf,
+        /// One subdirectory a platform; by default when there is more than one.
+        platform_split: Option<bool>,
+    },
+    /// The root file system as a tar.
+    Tar {
+        /// Where to.
+        dest: Dest,
+        /// One subdirectory a platform; by default when there is more than one.
+        platform_split: Option<bool>,
+    },
+    /// Nothing is kept but the cache.
+    CacheOnly,
+}
+
+/// How to push.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Push {
+    /// Without a tag.
+    pub by_digest: bool,
+    /// Without verifying certificates, and over http if need be.
+    pub insecure: bool,
+}
+
+/// Where an archive goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dest {
+    /// What the caller gives: standard output, or the input of some program.
+    Stream,
+    /// A file, replaced when it is complete.
+    File(PathBuf),
+    /// A directory (`tar=false`).
+    Directory(PathBuf),
+}
+
+/// How an image's blobs and manifest look.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Format {
+    /// `oci-mediatypes`; `None`: OCI for what is made here, as they are for what was pulled.
+    pub family: Option<Family>,
+    /// `compression`; `None` is gzip.
+    pub packing: Option<Packing>,
+    /// `compression-level`.
+    pub level: Option<u8>,
+    /// `force-compression`: also layers that came in another form.
+    pub force: bool,
+    /// `rewrite-timestamp`: no file of a layer made here is later than `SOURCE_DATE_EPOCH`.
+    pub rewrite_timestamp: bool,
+    /// `name-canonical`: the name with the digest is stored too.
+    pub name_canonical: bool,
+}
+
+/// `annotation-…` attributes. Those of an index need one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Annotations {
+    /// Inside manifests: the platform they are for (`None`: all), key, value.
+    pub manifest: Vec<(Option<String>, String, String)>,
+    /// On the descriptors that point at manifests.
+    pub manifest_descriptor: Vec<(Option<String>, String, String)>,
+    /// Inside the index.
+    pub index: BTreeMap<String, String>,
+    /// On the descriptor that points at the index.
+    pub index_descriptor: BTreeMap<String, String>,
+}
+
+impl Annotations {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Output {
+    /// The default: the store, under the names given elsewhere.
+    pub fn store() -> Self {
+        Self {
+            kind: Kind::Image(None),
+            names: Vec::new(),
+            format: Format::default(),
+            annotations: Annotations::default(),
+        }
+    }
+
+    /// The output of `type=<kind>` with these attributes (without `type`), in the order given.
+    pub fn parse(kind: &str, attributes: &[(String, String)]) -> Result<Self, OutputError> {
+        let mut given = Given { kind: known_kind(kind)?, left: attributes.to_vec() };
+        let makes_image = matches!(given.kind, "image" | "registry" | "oci" | "docker");
+        let name = if makes_image { given.take("name") } else { None };
+        let names = name.map(|text| names(&text)).transpose()?.unwrap_or_default();
+        let (format, annotations) = if makes_image { (given.format()?, given.annotations()?) } else { <_>::default() };
+        if !annotations.is_empty() && format.family == Some(Family::Docker) {
+            return Err(conflict("annotations", "\"oci-mediatypes=false\""));
+        }
+        let kind = match given.kind {
+            "image" | "registry" => given.image()?,
+            "oci" | "docker" => given.archive()?,
+            "local" => {
+                let missing = OutputError::Missing { name: "dest", kind: "local" };
+                let dest = given.take("dest").filter(|dest| !dest.is_empty()).ok_or(missing)?.into();
+                match given.take("mode").as_deref() {
+                    None | Some("copy") => {}
+                    Some("delete") => {
+                        return Err(unsupported("mode=delete", "rbuild removes nothing from a directory of yours"));
+                    }
+                    Some(other) => return Err(value("mode", other, "expected copy or delete")),
+                }
+                Kind::Local { dest, platform_split: given.flag("platform-split")? }
+            }
+            "tar" => Kind::Tar { dest: given.dest(), platform_split: given.flag("platform-split")? },
+            _ => Kind::CacheOnly,
+        };
+        given.finish()?;
+        Ok(Self { kind, names, format, annotations })
+    }
+}
+
+/// Attributes not looked at yet.
+struct Given {
+    kind: &'static str,
+    left: Vec<(String, String)>,
+}
+
+impl Given {
+    /// The value of an attribute; the last one wins.
+    fn take(&mut self, name: &str) -> Option<String> {
+        let mut found = None;
+        self.left.retain_mut(|(key, value)| {
+            let same = key == name;
+            if same {
+                found = Some(std::mem::take(value));
+            }
+            !same
+        });
+        found
+    }
+
+    fn flag(&mut self, name: &str) -> Result<Option<bool>, OutputError> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        match text.as_str() {
+            // The spellings Go's ParseBool takes.
+            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+            _ => Err(value(name, &text, "expected true or false")),
+        }
+    }
+
+    fn dest(&mut self) -> Dest {
+        match self.take("dest").as_deref() {
+            None | Some("" | "-") => Dest::Stream,
+            Some(path) => Dest::File(path.into()),
+        }
+    }
+
+    fn image(&mut self) -> Result<Kind, OutputError> {
+        let push = self.flag("push")?.unwrap_or(self.kind == "registry");
+        let by_digest = self.flag("push-by-digest")?.unwrap_or(false);
+        let insecure = self.flag("registry.insecure")?.unwrap_or(false);
+        if self.flag("store")? == Some(false) {
+            return Err(unsupported("store=false", "the image is always in the store; rbuild rmi removes it"));
+        }
+        Ok(Kind::Image(push.then_some(Push { by_digest, insecure })))
+    }
+
+    fn archive(&mut self) -> Result<Kind, OutputError> {
+        let docker = self.kind == "docker";
+        let tar = self.flag("tar")?.unwrap_or(true);
+        let dest = match self.dest() {
+            Dest::File(path) if !tar => Dest::Directory(path),
+            Dest::Stream if !tar => return Err(OutputError::Missing { name: "dest", kind: self.kind }),
+            dest => dest,
+        };
+        Ok(Kind::Archive { docker, dest })
+    }
+
+    fn format(&mut self) -> Result<Format, OutputError> {
+        let family = self.flag("oci-mediatypes")?.map(|oci| if oci { Family::Oci } else { Family::Docker });
+        let packing = match self.take("compression").as_deref() {
+            None => None,
+            Some("gzip") => Some(Packing::Gzip),
+            Some("zstd") => Some(Packing::Zstd),
+            Some("uncompressed") => Some(Packing::Tar),
+            Some("estargz") => {
+                return Err(unsupported("compression=estargz", "expected gzip, zstd or uncompressed"));
+            }
+            Some(other) => return Err(value("compression", other, "expected gzip, zstd or uncompressed")),
+        };
+        if packing == Some(Packing::Zstd) && family == Some(Family::Docker) {
+            return Err(conflict("\"compression=zstd\"", "\"oci-mediatypes=false\""));
+        }
+        let level = match self.take("compression-level") {
+            None => None,
+            Some(text) => {
+                let most = match packing.unwrap_or(Packing::Gzip) {
+                    Packing::Zstd => 22,
+                    Packing::Gzip | Packing::Tar => 9,
+                };
+                let level = text.parse().ok().filter(|level| *level <= most);
+                let message = format!("expected a number from 0 to {most}");
+                Some(level.ok_or_else(|| value("compression-level", &text, &message))?)
+            }
+        };
+        let force = self.flag("force-compression")?.unwrap_or(false);
+        let rewrite_timestamp = self.flag("rewrite-timestamp")?.unwrap_or(false);
+        let name_canonical = self.flag("name-canonical")?.unwrap_or(false);
+        if self.flag("prefer-nondist-layers")? == Some(true) {
+            return Err(unsupported("prefer-nondist-layers", "layers keep the type they came with"));
+        }
+        if self.flag("attestation-inline")? == Some(true) {
+            return Err(unsupported("attestation-inline", "the result carries no attestations"));
+        }
+        Ok(Format { family, packing, level, force, rewrite_timestamp, name_canonical })
+    }
+
+    /// `annotation[-type][[platform]].key=value`
+    fn annotations(&mut self) -> Result<Annotations, OutputError> {
+        let mut out = Annotations::default();
+        for (name, text) in std::mem::take(&mut self.left) {
+            let Some(rest) = name.strip_prefix("annotation") else {
+                self.left.push((name, text));
+                continue;
+            };
+            let unknown = || OutputError::Unknown { name: name.clone(), kind: self.kind };
+            let (target, key) = rest.split_once('.').ok_or_else(unknown)?;
+            let (target, platform) = match target.split_once('[') {
+                Some((target, platform)) => (target, Some(platform.strip_suffix(']').ok_or_else(unknown)?.to_owned())),
+                None => (target, None),
+            };
+            if key.is_empty() || (platform.is_some() && target.starts_with("-index")) {
+                return Err(unknown());
+            }
+            let key = key.to_owned();
+            match target {
+                "" | "-manifest" => out.manifest.push((platform, key, text)),
+                "-manifest-descriptor" => out.manifest_descriptor.push((platform, key, text)),
+                "-index" => drop(out.index.insert(key, text)),
+                "-index-descriptor" => drop(out.index_descriptor.insert(key, text)),
+                _ => return Err(unknown()),
+            }
+        }
+        Ok(out)
+    }
+
+    fn finish(self) -> Result<(), OutputError> {
+        match self.left.into_iter().next() {
+            None => Ok(()),
+            Some((name, _)) => Err(OutputError::Unknown { name, kind: self.kind }),
+        }
+    }
+}
+
+fn known_kind(kind: &str) -> Result<&'static str, OutputError> {
+    ["image", "registry", "oci", "docker", "local", "tar", "cacheonly"]
+        .into_iter()
+        .find(|known| *known == kind)
+        .ok_or_else(|| OutputError::Type(kind.to_owned()))
+}
+
+/// `a,b:1` as names with tags.
+fn names(text: &str) -> Result<Vec<Reference>, OutputError> {
+    let name = |text: &str| {
+        Reference::parse_tagged(text).map_err(|source| OutputError::Name { text: text.to_owned(), source })
+    };
+    text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(name).collect()
+}
+
+fn value(name: &str, value: &str, message: &str) -> OutputError {
+    OutputError::Value { name: name.to_owned(), value: value.to_owned(), message: message.to_owned() }
+}
+
+fn unsupported(name: &str, why: &'static str) -> OutputError {
+    OutputError::Unsupported { name: name.to_owned(), why }
+}
+
+fn conflict(one: &str, other: &str) -> OutputError {
+    OutputError::Conflict(one.to_owned(), other.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(kind: &str, attributes: &str) -> Result<Output, OutputError> {
+        let pair = |text: &str| text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).expect("k=v");
+        let attributes: Vec<_> = attributes.split_whitespace().map(pair).collect();
+        Output::parse(kind, &attributes)
+    }
+
+    #[test]
+    fn attributes_become_decisions() {
+        let output = parse("registry", "name=a,b:2 push-by-digest=true registry.insecure=1").expect("valid");
+        assert_eq!(output.kind, Kind::Image(Some(Push { by_digest: true, insecure: true })));
+        assert_eq!(output.names.iter().map(Reference::familiar).collect::<Vec<_>>(), ["a:latest", "b:2"]);
+        assert_eq!(parse("image", "").expect("valid"), Output::store());
+        assert_eq!(parse("image", "push=false").expect("valid").kind, Kind::Image(None));
+
+        let output = parse("oci", "dest=x tar=false compression=zstd compression-level=19 force-compression=true");
+        let output = output.expect("valid");
+        assert_eq!(output.kind, Kind::Archive { docker: false, dest: Dest::Directory("x".into()) });
+        assert_eq!(
+            (output.format.packing, output.format.level, output.format.force),
+            (Some(Packing::Zstd), Some(19), true)
+        );
+        let stream = Kind::Archive { docker: true, dest: Dest::Stream };
+        assert_eq!(parse("docker", "dest=-").expect("valid").kind, stream);
+        assert_eq!(parse("docker", "").expect("valid").kind, stream);
+        let output = parse("tar", "dest=a dest=b").expect("valid");
+        assert_eq!(output.kind, Kind::Tar { dest: Dest::File("b".into()), platform_split: None });
+    }
+
+    #[test]
+    fn annotations_name_their_place() {
+        let output = parse(
+            "image",
+            "annotation.a=1 annotation-manifest[linux/arm64].b.c=2 annotation-index.d=3 annotation-manifest-descriptor.e=4",
+        );
+        let annotations = output.expect("valid").annotations;
+        let text = |s: &str| s.to_owned();
+        let arm = Some(text("linux/arm64"));
+        assert_eq!(annotations.manifest, [(None, text("a"), text("1")), (arm, text("b.c"), text("2"))]);
+        assert_eq!(annotations.manifest_descriptor, [(None, text("e"), text("4"))]);
+        assert_eq!(annotations.index, BTreeMap::from([(text("d"), text("3"))]));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let error = |kind: &str, attributes: &str| parse(kind, attributes).expect_err(attributes).to_string();
+        assert!(error("ocj", "").starts_with("unsupported output type \"ocj\":"));
+        assert_eq!(error("oci", "colour=red"), "unknown attribute \"colour\" of output type oci");
+        assert_eq!(error("local", "dest=x compression=gzip"), "unknown attribute \"compression\" of output type local");
+        assert_eq!(error("image", "annotation-foo.a=1"), "unknown attribute \"annotation-foo.a\" of output type image");
+        assert_eq!(error("tar", "annotation.a=1"), "unknown attribute \"annotation.a\" of output type tar");
+        assert_eq!(error("image", "unpack=true"), "unknown attribute \"unpack\" of output type image");
+        assert_eq!(error("local", ""), "dest is required for local exporter");
+        assert_eq!(error("oci", "tar=false"), "dest is required for oci exporter");
+        assert_eq!(error("oci", "tar=maybe"), "invalid value \"maybe\" for tar: expected true or false");
+        assert!(error("oci", "compression-level=10").ends_with("expected a number from 0 to 9"));
+        assert!(error("image", "compression=estargz").contains("compression=estargz"));
+        assert!(error("image", "name=me/App").contains("must be lowercase"));
+        assert!(error("image", "compression=zstd oci-mediatypes=false").contains("conflicts with"));
+        assert!(error("image", "annotation.a=1 oci-mediatypes=false").contains("conflicts with"));
+    }
+}

@@ -1,0 +1,200 @@
+//! An image in the form it leaves in: manifest, config, and layer blobs as descriptors.
+//!
+//! Deterministic: the same image and format give the same bytes. What was pulled keeps its blobs, and its manifest too
+//! unless the format asks for something else.
+
+use std::collections::BTreeMap;
+
+use super::output::{Annotations, Format};
+use super::{ExportError, Exporter};
+use crate::catalog::record::platform_of;
+use crate::catalog::{Image, ImageId, ImageLayer};
+use crate::event::Vertex;
+use crate::layers::{Framing, LayerError};
+use crate::oci::config::ImageConfig;
+use crate::oci::manifest::{self, Descriptor, Document, Family, Manifest, Packing};
+use crate::oci::platform::Platform;
+
+/// Fast, and nearly as small as at the usual 6.
+const GZIP_LEVEL: u32 = crate::layers::gzip::DEFAULT_LEVEL;
+/// zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
+
+/// The annotation Docker and containerd show as the creation time.
+pub(super) const CREATED: &str = "org.opencontainers.image.created";
+
+/// One image, ready to be written or sent.
+#[derive(Clone, Debug)]
+pub(super) struct Packed {
+    pub(super) id: ImageId,
+    pub(super) platform: Platform,
+    /// From the config.
+    pub(super) created: Option<String>,
+    pub(super) manifest: Document,
+    pub(super) config: Descriptor,
+    pub(super) config_bytes: Vec<u8>,
+    /// From the bottom; equal layers appear as often as the image has them.
+    pub(super) layers: Vec<Blob>,
+}
+
+/// A layer's blob: in the store under its digest, or to be made or fetched.
+#[derive(Clone, Debug)]
+pub(super) struct Blob {
+    pub(super) descriptor: Descriptor,
+    pub(super) layer: ImageLayer,
+    /// How it is made from the layer; `None` if it is what `layer` came as.
+    pub(super) framing: Option<Framing>,
+}
+
+impl Packed {
+    /// The descriptor for an index: with the platform, and annotations meant for it.
+    pub(super) fn entry(&self, annotations: &Annotations) -> Descriptor {
+        let mut entry = self.manifest.descriptor();
+        entry.platform = Some(self.platform.clone());
+        entry.annotations = matching(&annotations.manifest_descriptor, &self.platform);
+        entry
+    }
+}
+
+impl Exporter {
+    /// Packs one image. `ready` hears of each blob as soon as it is known, before the next is compressed.
+    pub(super) fn pack(
+        &self,
+        image: &Image,
+        format: &Format,
+        annotations: &Annotations,
+        vertex: &Vertex,
+        ready: &mut dyn FnMut(&Blob),
+    ) -> Result<Packed, ExportError> {
+        let id = image.id();
+        let config = image.parsed().map_err(|source| ExportError::Config { id, source })?;
+        let platform = platform_of(&config);
+        let own = matching(&annotations.manifest, &platform);
+        if let Some((manifest, parsed)) = unchanged(image, format, &own) {
+            let layers: Vec<_> = image
+                .layers
+                .iter()
+                .zip(&parsed.layers)
+                .map(|(layer, descriptor)| Blob { descriptor: descriptor.clone(), layer: layer.clone(), framing: None })
+                .collect();
+            layers.iter().for_each(ready);
+            return Ok(finished(image, id, platform, &config, manifest, parsed.config, layers));
+        }
+        let family = format.family.unwrap_or(Family::Oci);
+        let mut layers = Vec::new();
+        for layer in &image.layers {
+            self.cancel.check()?;
+            let (descriptor, framing) = self.pack_layer(layer, format, family, vertex)?;
+            let blob = Blob { descriptor, layer: layer.clone(), framing };
+            ready(&blob);
+            layers.push(blob);
+        }
+        let config_descriptor = Descriptor::of(family.config(), image.config.as_bytes());
+        let manifest = Document::of_manifest(&Manifest {
+            schema_version: 2,
+            media_type: Some(family.manifest()),
+            artifact_type: None,
+            config: config_descriptor.clone(),
+            layers: layers.iter().map(|blob| blob.descriptor.clone()).collect(),
+            annotations: own,
+            other: BTreeMap::new(),
+        });
+        Ok(finished(image, id, platform, &config, manifest, config_descriptor, layers))
+    }
+
+    /// The blob of a layer: the one it came as, unless another form is forced; else one made here, once.
+    fn pack_layer(
+        &self,
+        layer: &ImageLayer,
+        format: &Format,
+        family: Family,
+        vertex: &Vertex,
+    ) -> Result<(Descriptor, Option<Framing>), ExportError> {
+        let wanted = format.packing.unwrap_or(Packing::Gzip);
+        if let Some(found) = &layer.descriptor {
+            let packing = manifest::packing(&found.media_type);
+            if !format.force || packing.is_none() || (packing == Some(wanted) && format.level.is_none()) {
+                let mut kept = found.clone();
+                kept.media_type = family.convert_layer(&found.media_type);
+                return Ok((kept, None));
+            }
+            let one = Image { config: String::new(), layers: vec![layer.clone()], manifest: None };
+            self.runtime.block_on(self.puller.ensure_layers(&one, vertex, &self.cancel))?;
+        }
+        let framing = match wanted {
+            Packing::Tar => Framing::None,
+            Packing::Gzip => Framing::Gzip { level: format.level.map_or(GZIP_LEVEL, u32::from) },
+            Packing::Zstd => Framing::Zstd { level: format.level.map_or(ZSTD_LEVEL, i32::from) },
+        };
+        let record = self.layers.record(&layer.layer)?.ok_or(LayerError::Missing(layer.layer))?;
+        // Known is enough: whether the bytes are needed is for the destination to say.
+        let packed = match self.layers.known_compressed(&record, framing)? {
+            Some(known) => known,
+            None => self.layers.compressed(&layer.layer, framing, self.threads)?,
+        };
+        Ok((Descriptor::new(family.layer(wanted), packed.digest, packed.size), Some(framing)))
+    }
+}
+
+impl Exporter {
+    /// The image with no file of a layer made here later than `epoch`. Layers of others stay as they are.
+    pub(super) fn rewrite(&self, image: &Image, epoch: i64) -> Result<Image, ExportError> {
+        let mut rewritten = image.clone();
+        for layer in rewritten.layers.iter_mut().filter(|layer| layer.descriptor.is_none()) {
+            let record = self.layers.clamp(&layer.layer, epoch)?;
+            (layer.layer, layer.diff_id) = (record.id, record.diff_id);
+        }
+        if rewritten == *image {
+            return Ok(rewritten);
+        }
+        let id = image.id();
+        let fault = |source| ExportError::Config { id, source };
+        // As a value, so that nothing else in the config changes its place or form.
+        let mut config: serde_json::Value = manifest::read("image config", image.config.as_bytes()).map_err(fault)?;
+        let diff_ids: Vec<_> = rewritten.layers.iter().map(|layer| layer.diff_id).collect();
+        config["rootfs"]["diff_ids"] = serde_json::json!(diff_ids);
+        rewritten.config = config.to_string();
+        rewritten.manifest = None;
+        Ok(rewritten)
+    }
+}
+
+/// The manifest an image came with, if nothing about it is to change.
+fn unchanged(image: &Image, format: &Format, own: &BTreeMap<String, String>) -> Option<(Document, Manifest)> {
+    let document = image.manifest.as_ref()?;
+    let Ok(manifest::Parsed::Manifest(parsed)) = document.parse() else { return None };
+    let family = if *document.media_type() == Family::Docker.manifest() { Family::Docker } else { Family::Oci };
+    let same_family = format.family.is_none_or(|wanted| wanted == family);
+    (same_family && !format.force && own.is_empty() && parsed.layers.len() == image.layers.len())
+        .then(|| (document.clone(), parsed))
+}
+
+fn finished(
+    image: &Image,
+    id: ImageId,
+    platform: Platform,
+    config: &ImageConfig,
+    manifest: Document,
+    config_descriptor: Descriptor,
+    layers: Vec<Blob>,
+) -> Packed {
+    Packed {
+        id,
+        platform,
+        created: config.created.clone(),
+        manifest,
+        config: config_descriptor,
+        config_bytes: image.config.clone().into_bytes(),
+        layers,
+    }
+}
+
+/// The annotations meant for a platform: those for all, then those for just this one.
+fn matching(given: &[(Option<String>, String, String)], platform: &Platform) -> BTreeMap<String, String> {
+    let meant = |wanted: &Option<String>| match wanted {
+        None => true,
+        Some(text) => Platform::parse(text, platform).is_ok_and(|wanted| wanted == *platform),
+    };
+    let fits = given.iter().filter(|(wanted, _, _)| meant(wanted));
+    fits.map(|(_, key, value)| (key.clone(), value.clone())).collect()
+}

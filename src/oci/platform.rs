@@ -1,0 +1,350 @@
+//! Platforms: `os[(version)]/arch[/variant]`, their aliases, and which built image serves which wish.
+//!
+//! Pure: the host's own platform is an argument where a default is needed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A text is not a platform.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlatformError {
+    /// Neither an operating system nor an architecture.
+    #[error("{0:?}: unknown operating system or architecture: invalid argument")]
+    Unknown(String),
+    /// Too many parts or strange characters.
+    #[error("{0:?}: cannot parse platform specifier: invalid argument")]
+    Format(String),
+    /// `*` is reserved.
+    #[error("{0:?}: wildcards not yet supported: invalid argument")]
+    Wildcard(String),
+}
+
+/// A platform in its normal form (`amd64`, not `x86_64`; no `v8` on `arm64`). Field names are those of OCI indexes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Platform {
+    /// CPU architecture as Go names it.
+    #[serde(default)]
+    pub architecture: String,
+    /// Operating system as Go names it.
+    #[serde(default)]
+    pub os: String,
+    /// Of Windows.
+    #[serde(rename = "os.version", default, skip_serializing_if = "String::is_empty")]
+    pub os_version: String,
+    /// Of Windows.
+    #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
+    pub os_features: Vec<String>,
+    /// CPU variant, e.g. `v7`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+impl Platform {
+    /// A platform from its parts, normalised.
+    pub fn new(os: &str, architecture: &str, variant: &str) -> Self {
+        let (architecture, variant) = normal_architecture(architecture, variant);
+        Self { os: normal_os(os), architecture, variant, ..Self::default() }
+    }
+
+    /// The platform this program was compiled for.
+    pub fn host() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+            "powerpc64" => "ppc64",
+            "loongarch64" => "loong64",
+            other => other,
+        };
+        Self::new(std::env::consts::OS, architecture, "")
+    }
+
+    /// Parses `os`, `arch`, `os/arch` or `os/arch/variant`, where `os` may carry `(version+feature…)`.
+    /// What is missing is taken from `host`.
+    pub fn parse(text: &str, host: &Platform) -> Result<Self, PlatformError> {
+        if text.contains('*') {
+            return Err(PlatformError::Wildcard(text.to_owned()));
+        }
+        let format = || PlatformError::Format(text.to_owned());
+        let word = |part: &&str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        };
+        let (first, rest) = text.split_once('/').map_or((text, None), |(first, rest)| (first, Some(rest)));
+        let (name, options) = match first.split_once('(') {
+            Some((name, options)) => (name, Some(options.strip_suffix(')').ok_or_else(format)?)),
+            None => (first, None),
+        };
+        let parts: Vec<&str> = std::iter::once(name).chain(rest.into_iter().flat_map(|r| r.split('/'))).collect();
+        if !parts.iter().all(word) {
+            return Err(format());
+        }
+        let mut platform = match parts.as_slice() {
+            [os] if is_os(&normal_os(os)) => Self::new(os, &host.architecture, &host.variant),
+            [arch] if options.is_none() => {
+                let (architecture, variant) = normal_architecture(arch, "");
+                if !is_architecture(&architecture) {
+                    return Err(PlatformError::Unknown(text.to_owned()));
+                }
+                Self { os: host.os.clone(), architecture, variant, ..Self::default() }
+            }
+            [_] => return Err(PlatformError::Unknown(text.to_owned())),
+            [os, arch] => Self::new(os, arch, ""),
+            [os, arch, variant] => Self::new(os, arch, variant),
+            _ => return Err(format()),
+        };
+        if let Some(options) = options {
+            let mut options = options.split('+');
+            options.next().unwrap_or_default().clone_into(&mut platform.os_version);
+            platform.os_features = options.filter(|o| !o.is_empty()).map(str::to_owned).collect();
+        }
+        Ok(platform)
+    }
+
+    /// The same platform in normal form; what registries and configs say need not be.
+    #[must_use]
+    pub fn normalize(&self) -> Self {
+        let (architecture, variant) = normal_architecture(&self.architecture, &self.variant);
+        Self { os: normal_os(&self.os), architecture, variant, ..self.clone() }
+    }
+
+    /// `os/arch[/variant]` as in `TARGETPLATFORM`.
+    pub fn short(&self) -> String {
+        [&self.os, &self.architecture, &self.variant]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("/")
+    }
+
+    /// How well an image built for `offer` serves this wish: 0 is exact, bigger is worse, `None` does not run.
+    pub fn rank(&self, offer: &Platform) -> Option<usize> {
+        let (wish, offer) = (self.normalize(), offer.normalize());
+        if wish.os != offer.os || !version_fits(&wish, &offer) {
+            return None;
+        }
+        runnable(&wish.architecture, &wish.variant)
+            .iter()
+            .position(|(arch, variant)| *arch == offer.architecture && *variant == offer.variant)
+    }
+
+    /// The best of `offers` for this wish; among equals the first. `None` offers are passed over.
+    pub fn best<'a>(&self, offers: impl IntoIterator<Item = Option<&'a Platform>>) -> Option<usize> {
+        offers.into_iter().enumerate().filter_map(|(i, offer)| Some((self.rank(offer?)?, i))).min().map(|(_, i)| i)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.os)?;
+        if !self.os_version.is_empty() || !self.os_features.is_empty() {
+            write!(f, "({}", self.os_version)?;
+            self.os_features.iter().try_for_each(|feature| write!(f, "+{feature}"))?;
+            f.write_str(")")?;
+        }
+        [&self.architecture, &self.variant]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .try_for_each(|part| write!(f, "/{part}"))
+    }
+}
+
+/// Windows images run only on the build number they were made for; elsewhere versions are not compared.
+fn version_fits(wish: &Platform, offer: &Platform) -> bool {
+    let build = |version: &str| version.splitn(4, '.').take(3).map(str::to_owned).collect::<Vec<_>>();
+    wish.os != "windows"
+        || wish.os_version.is_empty()
+        || offer.os_version.is_empty()
+        || build(&wish.os_version) == build(&offer.os_version)
+}
+
+fn normal_os(os: &str) -> String {
+    match os.to_ascii_lowercase().as_str() {
+        "macos" => "darwin".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn normal_architecture(architecture: &str, variant: &str) -> (String, String) {
+    let (architecture, variant) = (architecture.to_ascii_lowercase(), variant.to_ascii_lowercase());
+    let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
+        ("i386" | "i686" | "x86", _) => ("386", ""),
+        ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
+        ("x86_64" | "x86-64", variant) => ("amd64", variant),
+        ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64", ""),
+        ("aarch64" | "arm64", "9" | "v9" | "v9.0") => ("arm64", "v9"),
+        ("aarch64", variant) => ("arm64", variant),
+        ("armhf", _) | ("arm", "" | "7") => ("arm", "v7"),
+        ("armel", _) | ("arm", "6") => ("arm", "v6"),
+        ("arm", "5") => ("arm", "v5"),
+        ("arm", "8") => ("arm", "v8"),
+        (architecture, variant) => (architecture, variant),
+    };
+    (architecture.to_owned(), variant.to_owned())
+}
+
+/// What a machine of this kind runs, best first.
+fn runnable(architecture: &str, variant: &str) -> Vec<(String, String)> {
+    let own = |variant: String| (architecture.to_owned(), variant);
+    let level = variant.strip_prefix('v').and_then(|n| n.parse::<u32>().ok());
+    let mut out = vec![own(variant.to_owned())];
+    match architecture {
+        "amd64" => {
+            let lower = (1..level.unwrap_or(1)).rev();
+            out.extend(lower.map(|n| own(if n == 1 { String::new() } else { format!("v{n}") })));
+            out.push(("386".to_owned(), String::new()));
+        }
+        "arm" => out.extend((5..level.unwrap_or(5)).rev().map(|n| own(format!("v{n}")))),
+        "arm64" => {
+            out.extend(lower_arm64(variant).into_iter().map(own));
+            out.extend((5..=8).rev().map(|n| ("arm".to_owned(), format!("v{n}"))));
+        }
+        _ => {}
+    }
+    out
+}
+
+/// The `arm64` variants below `variant`: v9.n includes v9.(n-1) and v8.(n+5), which includes those below it.
+fn lower_arm64(variant: &str) -> Vec<String> {
+    let name = |major: u32, minor: u32| match (major, minor) {
+        (8, 0) => String::new(),
+        (major, 0) => format!("v{major}"),
+        (major, minor) => format!("v{major}.{minor}"),
+    };
+    let Some(number) = variant.strip_prefix('v') else { return Vec::new() };
+    let (major, minor) = number.split_once('.').unwrap_or((number, "0"));
+    match (major.parse::<u32>(), minor.parse::<u32>()) {
+        (Ok(9), Ok(minor)) if minor < 10 => {
+            let nine = (0..minor).rev().map(|m| name(9, m));
+            nine.chain((0..=minor + 5).rev().map(|m| name(8, m))).collect()
+        }
+        (Ok(8), Ok(minor)) if minor < 20 => (0..minor).rev().map(|m| name(8, m)).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn is_os(os: &str) -> bool {
+    matches!(
+        os,
+        "aix"
+            | "android"
+            | "darwin"
+            | "dragonfly"
+            | "freebsd"
+            | "hurd"
+            | "illumos"
+            | "ios"
+            | "js"
+            | "linux"
+            | "nacl"
+            | "netbsd"
+            | "openbsd"
+            | "plan9"
+            | "solaris"
+            | "windows"
+            | "zos"
+            | "wasip1"
+            | "wasi"
+    )
+}
+
+fn is_architecture(architecture: &str) -> bool {
+    matches!(
+        architecture,
+        "386"
+            | "amd64"
+            | "amd64p32"
+            | "arm"
+            | "armbe"
+            | "arm64"
+            | "arm64be"
+            | "loong64"
+            | "mips"
+            | "mipsle"
+            | "mips64"
+            | "mips64le"
+            | "mips64p32"
+            | "mips64p32le"
+            | "ppc"
+            | "ppc64"
+            | "ppc64le"
+            | "riscv"
+            | "riscv64"
+            | "s390"
+            | "s390x"
+            | "sparc"
+            | "sparc64"
+            | "wasm"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Platform {
+        Platform::parse(text, &Platform::new("linux", "amd64", "")).expect(text)
+    }
+
+    #[test]
+    fn all_forms_are_normalised() {
+        for (text, normal) in [
+            ("linux/amd64", "linux/amd64"),
+            ("linux", "linux/amd64"),
+            ("arm64", "linux/arm64"),
+            ("Linux/x86_64", "linux/amd64"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("linux/amd64/v1", "linux/amd64"),
+            ("linux/amd64/v2", "linux/amd64/v2"),
+            ("i386", "linux/386"),
+            ("macos/arm64", "darwin/arm64"),
+            ("windows(10.0.17763+win32k)/amd64", "windows(10.0.17763+win32k)/amd64"),
+        ] {
+            assert_eq!(parse(text).to_string(), normal, "{text}");
+        }
+        assert_eq!(parse("windows(10.0.17763)/amd64").short(), "windows/amd64");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_platform_or_an_error(text in "[a-zA-Z0-9/()+.*_-]{0,24}") {
+            let host = Platform::new("linux", "amd64", "");
+            if let Ok(platform) = Platform::parse(&text, &host) {
+                proptest::prop_assert_eq!(Platform::parse(&platform.to_string(), &host), Ok(platform.clone()));
+                proptest::prop_assert_eq!(platform.rank(&platform), Some(0));
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let error = |text: &str| Platform::parse(text, &parse("linux")).expect_err(text).to_string();
+        assert_eq!(error("bogus"), "\"bogus\": unknown operating system or architecture: invalid argument");
+        assert_eq!(error("a/b/c/d"), "\"a/b/c/d\": cannot parse platform specifier: invalid argument");
+        assert_eq!(error("linux/"), "\"linux/\": cannot parse platform specifier: invalid argument");
+        assert_eq!(error("linux/*"), "\"linux/*\": wildcards not yet supported: invalid argument");
+        assert!(error("linux(1/amd64").contains("cannot parse"));
+    }
+
+    #[test]
+    fn the_best_match_goes_down_the_variants() {
+        let offers: Vec<_> =
+            ["linux/386", "linux/amd64", "linux/amd64/v2", "linux/arm/v6", "linux/arm64", "linux/arm64/v8.2"]
+                .map(parse)
+                .to_vec();
+        let best = |wish: &str| parse(wish).best(offers.iter().map(Some)).map(|i| offers[i].to_string());
+        assert_eq!(best("linux/amd64").as_deref(), Some("linux/amd64"));
+        assert_eq!(best("linux/amd64/v3").as_deref(), Some("linux/amd64/v2"));
+        assert_eq!(best("linux/arm/v7").as_deref(), Some("linux/arm/v6"));
+        assert_eq!(best("linux/arm/v5"), None);
+        assert_eq!(best("linux/arm64/v9").as_deref(), Some("linux/arm64/v8.2"));
+        assert_eq!(best("linux/s390x"), None);
+        assert_eq!(parse("amd64").rank(&parse("386")), Some(1));
+        assert_eq!(parse("386").rank(&parse("amd64")), None);
+        assert_eq!(parse("linux/amd64").best([None, Some(&parse("linux/amd64"))]), Some(1));
+    }
+}

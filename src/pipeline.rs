@@ -1,1 +1,0 @@
-//! (skeleton: the owner of this module replaces this header)

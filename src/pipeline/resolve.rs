@@ -1,0 +1,127 @@
+//! Loop 1: plan, find the images the plan asks for, plan again.
+//!
+//! Configs only; no layer is fetched here.
+
+use std::collections::BTreeMap;
+
+use super::{BuildError, Spec, World};
+use crate::catalog::Image;
+use crate::catalog::pull::{PullError, Resolved, Source};
+use crate::diagnostic::Diagnostic;
+use crate::dockerfile::ast::{Dockerfile, Lint};
+use crate::event::Outcome;
+use crate::oci::platform::Platform;
+use crate::plan::graph::Plan;
+use crate::plan::{self, Facts, ImageFacts, ImageRequest, PlanOptions, Planned};
+
+/// ONBUILD triggers may ask for images whose triggers ask for images; nobody nests deeper.
+const MAX_ROUNDS: usize = 32;
+
+/// The plan, what is noteworthy about the Dockerfile, and the images by handle.
+pub type Resolution = (Plan, Vec<Lint>, BTreeMap<String, Image>);
+
+/// What a question about a Dockerfile came to.
+#[derive(Debug)]
+pub enum Asked<T> {
+    /// The answer.
+    Answer(T),
+    /// Configs of these images are needed first.
+    Needs(Vec<ImageRequest>),
+}
+
+/// Plans until nothing is missing.
+pub fn resolve_plan(
+    world: &World<'_>,
+    spec: &Spec<'_>,
+    options: &PlanOptions,
+    file: &Dockerfile,
+) -> Result<Resolution, BuildError> {
+    let ((plan, lints), images) = resolve(world, spec, file, |facts| {
+        Ok(match plan::plan(file, options, facts)? {
+            Planned::Plan(plan, lints) => Asked::Answer((plan, lints)),
+            Planned::Needs(requests) => Asked::Needs(requests),
+        })
+    })?;
+    Ok((plan, lints, images))
+}
+
+/// Asks until nothing is missing; returns the images that were needed, too, by handle.
+pub fn resolve<T>(
+    world: &World<'_>,
+    spec: &Spec<'_>,
+    file: &Dockerfile,
+    ask: impl Fn(&Facts) -> Result<Asked<T>, Vec<Diagnostic>>,
+) -> Result<(T, BTreeMap<String, Image>), BuildError> {
+    let (mut facts, mut images) = (Facts::new(), BTreeMap::new());
+    for _ in 0..MAX_ROUNDS {
+        let requests = match ask(&facts).map_err(BuildError::Dockerfile)? {
+            Asked::Answer(answer) => return Ok((answer, images)),
+            Asked::Needs(requests) => requests,
+        };
+        for (request, found) in ask_all(world, spec, requests) {
+            let resolved = found.map_err(|error| refused(file, &request, &error))?;
+            world.cancel.check()?;
+            let config = resolved.image.parsed().map_err(|e| BuildError::world(request.reference.clone(), &e))?;
+            let handle = resolved.id.to_string();
+            let digest = resolved.digest.map(|digest| digest.to_string());
+            images.insert(handle.clone(), resolved.image);
+            facts.answer(&request, ImageFacts { handle, config, digest });
+        }
+    }
+    let reason = format!("ONBUILD triggers still ask for images after {MAX_ROUNDS} rounds");
+    Err(BuildError::World { doing: "plan the build".to_owned(), reason })
+}
+
+/// Asks for all of them at once.
+fn ask_all(
+    world: &World<'_>,
+    spec: &Spec<'_>,
+    requests: Vec<ImageRequest>,
+) -> Vec<(ImageRequest, Result<Resolved, PullError>)> {
+    world.runtime.block_on(async {
+        let tasks: Vec<_> = requests
+            .into_iter()
+            .map(|request| {
+                let (puller, policy, progress) = (world.puller.clone(), spec.pull, world.progress.clone());
+                tokio::spawn(async move {
+                    let vertex = progress.vertex(request.vertex.clone(), &[]);
+                    vertex.start();
+                    let found = match (
+                        Source::parse(&request.reference),
+                        Platform::parse(&request.platform, &Platform::host()),
+                    ) {
+                        (Ok(source), Ok(platform)) => puller.resolve(&source, &platform, policy, Some(&vertex)).await,
+                        (Err(error), _) => Err(error),
+                        (_, Err(error)) => {
+                            Err(PullError::Unusable { what: request.platform.clone(), message: error.to_string() })
+                        }
+                    };
+                    vertex.finish(match &found {
+                        Ok(_) => Outcome::Done,
+                        Err(error) => Outcome::Error(error.to_string()),
+                    });
+                    (request, found)
+                })
+            })
+            .collect();
+        let mut answers = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            match task.await {
+                Ok(answer) => answers.push(answer),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+        answers
+    })
+}
+
+fn refused(file: &Dockerfile, request: &ImageRequest, error: &PullError) -> BuildError {
+    let reference = &request.reference;
+    let mut message = format!("{}: failed to resolve source metadata for {reference}: {error}", request.written);
+    let mut help = None;
+    if let Some(suggestion) = &request.suggestion {
+        message += &format!(" (did you mean {suggestion}?)");
+        help = Some(format!("there is a stage or image named {suggestion}"));
+    }
+    BuildError::Image { file: file.source.clone(), lines: request.lines, message, help }
+}

@@ -1,0 +1,284 @@
+//! Writing to a repository of a registry: look first, mount if possible, send otherwise.
+//!
+//! The first attempt sends a blob in one piece, which is the fastest and what registries like best. Whatever goes wrong
+//! there (a broken connection, a proxy that limits bodies), the next attempts send chunks and continue after the last one
+//! that arrived.
+
+use std::path::Path;
+use std::sync::PoisonError;
+
+use rbuild_cache::digest::BlobDigest;
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
+use reqwest::{Method, Response, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use url::Url;
+
+use super::challenge::Scopes;
+use super::error::Error;
+use super::host::{Body, Call};
+use super::remote::{Answer, BlobSource, Destination};
+use super::repository::Repository;
+use crate::oci::manifest::{Descriptor, Document};
+use crate::oci::reference::Reference;
+
+const OCTETS: &str = "application/octet-stream";
+/// Big enough to be fast, small enough for the memory budget with several blobs at once, and above the 5 MiB that
+/// registries on S3 need.
+const CHUNK: u64 = 10 << 20;
+
+impl Repository {
+    fn scopes(&self) -> Scopes {
+        Scopes::push(&self.origin.path)
+    }
+
+    fn blob_label(&self, digest: BlobDigest) -> String {
+        format!("{}@{digest}", self.name)
+    }
+
+    async fn refused<T>(&self, what: String, method: &Method, response: Response) -> Result<T, Error> {
+        Err(self.origin.host.refusal("push", what, method, response).await)
+    }
+
+    async fn find_blob(&self, descriptor: &Descriptor, elsewhere: &[String]) -> Result<bool, Error> {
+        let digest = descriptor.digest;
+        let call = Call::new(Method::HEAD, self.origin.url(&format!("blobs/{digest}")).await?, self.scopes());
+        let response = self.origin.host.send(&call).await?;
+        match response.status() {
+            status if status.is_success() => return Ok(true),
+            StatusCode::NOT_FOUND => {}
+            _ => return self.refused(self.blob_label(digest), &Method::HEAD, response).await,
+        }
+        let here = elsewhere.iter().filter_map(|name| Reference::parse(name).ok());
+        for other in here.filter(|r| r.domain() == self.name.domain() && r.path() != self.name.path()) {
+            // A mount that is refused, for whatever reason, only means that the bytes have to be sent.
+            if let Ok(true) = self.mount(digest, other.path()).await {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn mount(&self, digest: BlobDigest, from: &str) -> Result<bool, Error> {
+        let mut url = self.origin.url("blobs/uploads/").await?;
+        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
+        let call = Call::new(Method::POST, url, self.scopes().and(from, &["pull"]));
+        let response = self.origin.host.send(&call).await?;
+        if response.status() == StatusCode::ACCEPTED
+            && let Some(session) = location(&response)
+        {
+            // The registry opened an upload instead; whoever sends the blob can use it.
+            self.sessions.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, session);
+        }
+        Ok(response.status() == StatusCode::CREATED)
+    }
+
+    async fn send_blob(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
+        check_size(descriptor, source).await?;
+        let _slot = self.slots.acquire().await;
+        let mut attempt = 0;
+        loop {
+            let outcome = match attempt {
+                0 => self.send_whole(descriptor, source).await,
+                _ => self.send_chunks(descriptor, source).await,
+            };
+            let Err(error) = outcome else { return Ok(()) };
+            let too_big = matches!(error, Error::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. });
+            attempt += 1;
+            match self.retry.pause(attempt, None) {
+                Some(_) if too_big && attempt == 1 => {}
+                Some(pause) if may_pass(&error) => tokio::time::sleep(pause).await,
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// An upload session: one that is left over from a mount, or a new one.
+    async fn session(&self, digest: BlobDigest) -> Result<Url, Error> {
+        let left = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).remove(&digest);
+        if let Some(session) = left {
+            return Ok(session);
+        }
+        let call = Call::new(Method::POST, self.origin.url("blobs/uploads/").await?, self.scopes());
+        let response = self.origin.host.send(&call).await?;
+        match (response.status(), location(&response)) {
+            (StatusCode::ACCEPTED, Some(session)) => Ok(session),
+            (StatusCode::ACCEPTED, None) => {
+                Err(Error::protocol(self.blob_label(digest), "the registry named no place to upload to"))
+            }
+            _ => self.refused(self.blob_label(digest), &Method::POST, response).await,
+        }
+    }
+
+    fn upload_call(&self, method: Method, url: Url, body: Body) -> Call {
+        let ours = url.host_str().is_some_and(|host| match url.port() {
+            Some(port) => self.origin.host.is_at(&format!("{host}:{port}")),
+            None => self.origin.host.is_at(host),
+        });
+        let mut call = Call::new(method, url, self.scopes()).header(CONTENT_TYPE, OCTETS).body(body);
+        call.authorize = ours;
+        // A session has a state; sending the same again is decided above, not below.
+        call.repeat = false;
+        call
+    }
+
+    async fn send_whole(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
+        let session = self.session(descriptor.digest).await?;
+        let body = match source {
+            BlobSource::Bytes(bytes) => Body::Bytes(bytes.clone()),
+            BlobSource::File(path) => Body::File { path: path.clone(), size: descriptor.size },
+        };
+        self.finish(session, descriptor.digest, body).await
+    }
+
+    async fn finish(&self, mut session: Url, digest: BlobDigest, body: Body) -> Result<(), Error> {
+        session.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let response = self.origin.host.send(&self.upload_call(Method::PUT, session, body)).await?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        self.refused(self.blob_label(digest), &Method::PUT, response).await
+    }
+
+    /// Sends a blob in chunks from the start, for registries known to sit behind a limit on bodies.
+    pub async fn push_blob_in_chunks(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
+        check_size(descriptor, source).await?;
+        let _slot = self.slots.acquire().await;
+        self.send_chunks(descriptor, source).await
+    }
+
+    async fn send_chunks(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
+        let mut session = self.session(descriptor.digest).await?;
+        let (mut sent, mut failures) = (0, 0);
+        while sent < descriptor.size {
+            let chunk = read_chunk(source, sent, CHUNK.min(descriptor.size - sent)).await?;
+            let range = format!("{sent}-{}", sent + chunk.len() as u64 - 1);
+            let length = chunk.len() as u64;
+            let call =
+                self.upload_call(Method::PATCH, session.clone(), Body::Bytes(chunk)).header(CONTENT_RANGE, &range);
+            let error = match self.origin.host.send(&call).await {
+                Ok(response) if response.status().is_success() => {
+                    session = location(&response).unwrap_or(session);
+                    (sent, failures) = (sent + length, 0);
+                    continue;
+                }
+                Ok(response) => {
+                    match self.refused::<()>(self.blob_label(descriptor.digest), &Method::PATCH, response).await {
+                        Err(error) => error,
+                        Ok(()) => continue,
+                    }
+                }
+                Err(error) => error,
+            };
+            failures += 1;
+            match self.retry.pause(failures, None) {
+                Some(pause) if may_pass(&error) => tokio::time::sleep(pause).await,
+                _ => return Err(error),
+            }
+            // Where the registry stands decides; if it cannot say, all starts anew with another session.
+            let Some((place, arrived)) = self.upload_status(&session).await? else { return Err(error) };
+            (session, sent) = (place, arrived);
+        }
+        self.finish(session, descriptor.digest, Body::Empty).await
+    }
+
+    /// Where an upload stands: where it goes on and how many bytes arrived.
+    async fn upload_status(&self, session: &Url) -> Result<Option<(Url, u64)>, Error> {
+        let mut call = self.upload_call(Method::GET, session.clone(), Body::Empty);
+        call.repeat = true;
+        let response = self.origin.host.send(&call).await?;
+        if !response.status().is_success() {
+            return Ok(None);
+        }
+        let range = response.headers().get(RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let last =
+            range.trim_start_matches("bytes=").split('-').nth(1).and_then(|last| last.trim().parse::<u64>().ok());
+        // "0-0" is nothing or one byte; sending one byte twice is what the registry would refuse, so nothing is assumed.
+        let arrived = last.map_or(0, |last| if last == 0 { 0 } else { last + 1 });
+        Ok(Some((location(&response).unwrap_or_else(|| session.clone()), arrived)))
+    }
+
+    async fn send_manifest(&self, document: &Document, tag: Option<&str>) -> Result<(), Error> {
+        let digest = document.digest();
+        let name = tag.map_or_else(|| digest.to_string(), str::to_owned);
+        let what = tag.map_or_else(|| self.blob_label(digest), |tag| format!("{}:{tag}", self.name));
+        let call = Call::new(Method::PUT, self.origin.url(&format!("manifests/{name}")).await?, self.scopes())
+            .header(CONTENT_TYPE, document.media_type().as_ref())
+            .body(Body::Bytes(document.bytes().to_vec()));
+        let response = self.origin.host.send(&call).await?;
+        if !response.status().is_success() {
+            return self.refused(what, &Method::PUT, response).await;
+        }
+        let stored = super::repository::digest_header(&response);
+        match stored {
+            Some(found) if found != digest => Err(Error::Digest { what, expected: digest, found }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Destination for Repository {
+    fn has_blob<'a>(&'a self, descriptor: &'a Descriptor, elsewhere: &'a [String]) -> Answer<'a, bool> {
+        Box::pin(self.find_blob(descriptor, elsewhere))
+    }
+    fn push_blob<'a>(&'a self, descriptor: &'a Descriptor, source: BlobSource) -> Answer<'a, ()> {
+        Box::pin(async move { self.send_blob(descriptor, &source).await })
+    }
+    fn push_manifest<'a>(&'a self, document: &'a Document, tag: Option<&'a str>) -> Answer<'a, ()> {
+        Box::pin(self.send_manifest(document, tag))
+    }
+}
+
+/// Whether the same may succeed a little later.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Transport { source, .. } => !source.is_builder(),
+        Error::Status { status, .. } => {
+            status.is_server_error() || matches!(status.as_u16(), 404 | 408 | 413 | 416 | 429)
+        }
+        // An upload session that is gone.
+        Error::NotFound(_) => true,
+        Error::Denied { .. }
+        | Error::Digest { .. }
+        | Error::Size { .. }
+        | Error::TooLarge { .. }
+        | Error::Manifest { .. }
+        | Error::Credential(_)
+        | Error::Options { .. }
+        | Error::Protocol { .. }
+        | Error::Io(_) => false,
+    }
+}
+
+fn location(response: &Response) -> Option<Url> {
+    let text = response.headers().get(LOCATION)?.to_str().ok()?;
+    response.url().join(text).ok()
+}
+
+/// A file that changed since it was described would make the registry wait for bytes that never come.
+pub(super) async fn check_size(descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
+    let found = match source {
+        BlobSource::Bytes(bytes) => bytes.len() as u64,
+        BlobSource::File(path) => tokio::fs::metadata(path).await.map_err(|error| named(path, &error))?.len(),
+    };
+    if found == descriptor.size {
+        return Ok(());
+    }
+    Err(Error::Size { what: descriptor.digest.to_string(), expected: descriptor.size, found })
+}
+
+fn named(path: &Path, error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+async fn read_chunk(source: &BlobSource, at: u64, length: u64) -> Result<Vec<u8>, Error> {
+    match source {
+        BlobSource::Bytes(bytes) => Ok(bytes[at as usize..(at + length) as usize].to_vec()),
+        BlobSource::File(path) => {
+            let mut file = tokio::fs::File::open(path).await.map_err(|error| named(path, &error))?;
+            file.seek(std::io::SeekFrom::Start(at)).await?;
+            let mut chunk = vec![0; length as usize];
+            file.read_exact(&mut chunk).await.map_err(|error| named(path, &error))?;
+            Ok(chunk)
+        }
+    }
+}

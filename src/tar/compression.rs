@@ -1,0 +1,118 @@
+//! The compressions archives come in, told apart by content, and a decompressing reader for each.
+//!
+//! Writing compressed bytes is `layers::gzip`'s business: what we write must be the same on any machine, what we read must
+//! merely be right.
+
+use std::io::{self, BufRead, Read};
+
+use super::pipe;
+
+/// Bytes it takes to tell the compressions apart.
+const MAGIC: u64 = 6;
+
+/// How bytes are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// RFC 1952, one or more members.
+    Gzip,
+    /// bzip2, one or more streams.
+    Bzip2,
+    /// xz.
+    Xz,
+    /// Zstandard, one or more frames.
+    Zstd,
+}
+
+/// Recognises a compression by the first bytes of a file (six are enough).
+pub fn detect(start: &[u8]) -> Option<Compression> {
+    match start {
+        [0x1f, 0x8b, 0x08, ..] => Some(Compression::Gzip),
+        [b'B', b'Z', b'h', ..] => Some(Compression::Bzip2),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Compression::Xz),
+        // A frame, or a skippable frame in front of one.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Compression::Zstd),
+        _ => None,
+    }
+}
+
+/// The plain bytes of `input`, whatever it is compressed with, and what that was.
+pub fn plain(mut input: Box<dyn BufRead + Send>) -> io::Result<(Box<dyn Read + Send>, Option<Compression>)> {
+    let mut start = Vec::new();
+    (&mut input).take(MAGIC).read_to_end(&mut start)?;
+    let compression = detect(&start);
+    let whole: Box<dyn BufRead + Send> = Box::new(io::Cursor::new(start).chain(input));
+    Ok((
+        match compression {
+            Some(compression) => decompress(compression, whole)?,
+            None => Box::new(whole),
+        },
+        compression,
+    ))
+}
+
+/// Decompresses `input`.
+pub fn decompress(compression: Compression, input: Box<dyn BufRead + Send>) -> io::Result<Box<dyn Read + Send>> {
+    Ok(match compression {
+        Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
+        Compression::Xz => Box::new(xz(input)),
+    })
+}
+
+/// The xz decoder pushes its output, so it runs in a thread of its own; it ends when the reader is dropped.
+fn xz(mut input: Box<dyn BufRead + Send>) -> pipe::Reader {
+    let (mut writer, reader) = pipe::pipe();
+    std::thread::spawn(move || {
+        let result = lzma_rs::xz_decompress(&mut input, &mut writer).map_err(|e| match e {
+            lzma_rs::error::Error::IoError(e) => e,
+            other => io::Error::new(io::ErrorKind::InvalidData, format!("xz: {other:?}")),
+        });
+        writer.close(result);
+    });
+    reader
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn round_trip(compressed: Vec<u8>) -> (Vec<u8>, Option<Compression>) {
+        let (mut reader, compression) = plain(Box::new(io::Cursor::new(compressed))).expect("readable");
+        let mut out = Vec::new();
+        reader.read_to_end(&mut out).expect("valid");
+        (out, compression)
+    }
+
+    #[test]
+    fn every_compression_is_recognised_and_read() {
+        let text: Vec<u8> = (0..200_000u32).flat_map(|n| n.to_string().into_bytes()).collect();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(3));
+        gzip.write_all(&text).expect("memory");
+        let gzip = gzip.finish().expect("memory");
+        let (out, kind) = round_trip([gzip.as_slice(), gzip.as_slice()].concat());
+        assert!(out == text.repeat(2) && kind == Some(Compression::Gzip), "both members");
+
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        bzip2.write_all(&text).expect("memory");
+        let bzip2 = bzip2.finish().expect("memory");
+        let (out, kind) = round_trip([bzip2.as_slice(), bzip2.as_slice()].concat());
+        assert!(out == text.repeat(2) && kind == Some(Compression::Bzip2), "both streams");
+
+        let zstd = zstd::encode_all(text.as_slice(), 3).expect("memory");
+        let (out, kind) = round_trip([b"\x50\x2a\x4d\x18\x01\0\0\0x".as_slice(), &zstd, &zstd].concat());
+        assert!(out == text.repeat(2) && kind == Some(Compression::Zstd), "skippable frame and two frames");
+
+        let mut xz = Vec::new();
+        lzma_rs::xz_compress(&mut text.as_slice(), &mut xz).expect("memory");
+        let (out, kind) = round_trip(xz.clone());
+        assert!(out == text && kind == Some(Compression::Xz));
+
+        xz.truncate(xz.len() / 2);
+        let (mut reader, _) = plain(Box::new(io::Cursor::new(xz))).expect("starts well");
+        assert!(io::copy(&mut reader, &mut io::sink()).is_err(), "half an xz is an error");
+        assert_eq!(round_trip(b"B".to_vec()), (b"B".to_vec(), None));
+    }
+}

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Runs ../shared/oracle (what the newest BuildKit made of small Dockerfiles) against the release binary, with a registry and
+# base images of its own on loopback. Arguments go to the oracle's run.py. Fails when a case fails that is not listed with its
+# reason in testdata/oracle-expected-failures.txt, and when a listed one passes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+oracle=$(realpath ../shared/oracle)
+work=$(mktemp -d "${TMPDIR:-/tmp}/rbuild-oracle.XXXXXX")
+port=${ORACLE_PORT:-$(python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])')}
+cat >"$work/registry.yml" <<YML
+version: 0.1
+log: {level: error}
+storage: {filesystem: {rootdirectory: $work/registry}}
+http: {addr: 127.0.0.1:$port}
+YML
+docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
+registry=$!
+trap 'kill $registry 2>/dev/null; rm -rf "$work"' EXIT
+for _ in $(seq 50); do curl -fs "http://127.0.0.1:$port/v2/" >/dev/null && break; sleep 0.1; done
+
+bases=${RBUILD_TEST_BASES:-${XDG_CACHE_HOME:-$HOME/.cache}/rbuild-tests}
+mkdir -p "$bases"
+if [ ! -d "$bases/debian" ]; then
+    rm -rf "$bases/debian.new"
+    debootstrap --variant=minbase bookworm "$bases/debian.new" >/dev/null
+    rm -f "$bases"/debian.new/var/cache/apt/archives/*.deb
+    mv "$bases/debian.new" "$bases/debian"
+fi
+python3 "$oracle/bases.py" "127.0.0.1:$port" --debian-root "$bases/debian"
+
+export ORACLE_BUSYBOX=127.0.0.1:$port/busybox:latest ORACLE_DEBIAN=127.0.0.1:$port/debian:12
+export RBUILD="${RBUILD:-$PWD/target/release/rbuild} --root $work/store"
+python3 "$oracle/run.py" "$@" | tee "$work/out" || true
+[ $# -gt 0 ] && exit 0
+failed=$(sed -n 's/^FAIL //p' "$work/out" | sort)
+expected=$(grep -v '^#' testdata/oracle-expected-failures.txt | cut -d' ' -f1 | sort)
+if [ "$failed" != "$expected" ]; then
+    echo "oracle: the failing cases are not the listed ones (< listed, > failed):"
+    diff <(echo "$expected") <(echo "$failed") || exit 1
+fi

@@ -109,7 +109,9 @@ impl Podman {
     }
 
     fn run(&self, image: &str) -> String {
-        self.call(&["run", "--rm", "--network=none", "--cgroups=disabled", "--pull=never", image])
+        self.call(&[
+            "run", "--rm", "--network=none", "--cgroups=disabled", "--ulimit=host", "--pull=never", image,
+        ])
     }
 }
 

@@ -7,6 +7,8 @@ pub mod args_image;
 pub mod args_run;
 pub mod args_store;
 mod build;
+mod call;
+mod clutter;
 pub mod command_call;
 pub mod command_du;
 pub mod command_explain;
@@ -24,7 +26,6 @@ mod questions;
 mod records;
 mod registries;
 pub mod request;
-mod rules;
 mod run;
 mod screen;
 mod store;
@@ -141,6 +142,7 @@ fn dispatch(cli: Cli, env: &Env) -> Done {
         Task::Prune(args) => store::prune(&args, &place?),
         Task::Cache(command) => store::cache(&command, &place?),
         Task::Doctor => run::doctor(&place?),
+        Task::ExplainRule(args) => call::explain_rule(args.rule.as_deref()),
         Task::Completions(args) => print(&args.script()),
         Task::Version => print(format!("rbuild {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
     }

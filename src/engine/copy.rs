@@ -12,7 +12,7 @@ use rbuild_cache::Kind as ObjectKind;
 use rbuild_cache::digest::{Blake3, LayerId};
 
 use super::explain::{Listed, Listing};
-use super::record::{Facts, StepLayer};
+use super::record::{Facts, ROOT, StepLayer};
 use super::root_tree::RootTree;
 use super::step::{Job, Work};
 use super::{Engine, StepError};
@@ -131,7 +131,7 @@ impl Work for CopyWork<'_> {
                 CopySource::Inline(_) => {}
             }
         }
-        facts.push("the root it starts from", job.parent.identity());
+        facts.push(ROOT, job.parent.identity());
         Ok(Some(facts))
     }
 
@@ -361,7 +361,7 @@ pub(super) struct Selected {
 /// Selects `path` of `from` as a COPY without flags would.
 pub(super) fn select_one(job: &Job<'_>, from: &From, path: &str) -> Result<Selected, StepError> {
     let (tree, label) = tree_from(job, from)?;
-    let op = plain_copy(from.clone(), path);
+    let op = Copy::plain(from.clone(), path);
     let selection = {
         // A mount's source is one path; wildcards mean themselves.
         let source = Source::Path { tree: tree.as_ref(), path, unpack: false, label: &label };
@@ -370,20 +370,6 @@ pub(super) fn select_one(job: &Job<'_>, from: &From, path: &str) -> Result<Selec
     let digest = selection.digest.to_string();
     let listing = listing(&selection).map(|files| (digest.clone(), files));
     Ok(Selected { digest, listing, selection, tree })
-}
-
-fn plain_copy(from: From, path: &str) -> Copy {
-    Copy {
-        sources: vec![CopySource::Path { from, path: path.to_owned(), unpack: false }],
-        destination: "/".to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        add: false,
-        labels: vec![path.to_owned()],
-    }
 }
 
 impl Selected {
@@ -410,7 +396,7 @@ pub(super) fn layer_of(job: &Job<'_>, selected: &Selected) -> Result<LayerId, St
     if let Some(id) = known.filter(|id| engine.usable(id)) {
         return Ok(id);
     }
-    let op = plain_copy(From::Scratch, "/");
+    let op = Copy::plain(From::Scratch, "/");
     let source = Source::Path { tree: selected.tree.as_ref(), path: "/", unpack: false, label: "mount" };
     let selections = vec![selected.selection.clone()];
     let copied =

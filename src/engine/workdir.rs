@@ -3,7 +3,7 @@
 use super::StepError;
 use super::copy::{refused, tree_of, write};
 use super::explain::Listing;
-use super::record::{Facts, StepLayer};
+use super::record::{Facts, ROOT, StepLayer};
 use super::step::{Job, Work};
 use crate::layers;
 use crate::plan::graph::Workdir;
@@ -17,7 +17,7 @@ impl Work for WorkdirWork<'_> {
 
     fn cheap(&self, job: &Job<'_>) -> Result<Option<Facts>, StepError> {
         let mut facts = self.facts(job);
-        facts.push("the root it starts from", job.parent.identity());
+        facts.push(ROOT, job.parent.identity());
         Ok(Some(facts))
     }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::image::Image;
 use crate::as_root_and_rootless;
+use crate::image::Image;
 use crate::rig::{Rig, Who};
 
 as_root_and_rootless! { every_case }

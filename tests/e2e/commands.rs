@@ -104,7 +104,21 @@ fn run_takes_what_the_user_says(who: Who) {
     build(&rig);
     let say = "echo $A $B $(id -u) $PWD";
     let out = rig.ok(&[
-        "run", "--rm", "-e", "A=2", "-e", "B=3", "-u", "33", "-w", "/tmp", "--entrypoint", "/bin/sh", "app:1.0", "-c", say,
+        "run",
+        "--rm",
+        "-e",
+        "A=2",
+        "-e",
+        "B=3",
+        "-u",
+        "33",
+        "-w",
+        "/tmp",
+        "--entrypoint",
+        "/bin/sh",
+        "app:1.0",
+        "-c",
+        say,
     ]);
     assert_eq!(out.stdout, "2 3 33 /tmp\n");
     let dir = rig.context("shared", &[("in", "from outside\n")]);
@@ -127,7 +141,8 @@ fn run_ends_as_the_command_ends(who: Who) {
     let mut child = start(rig.command(&args).stdin(std::process::Stdio::piped()));
     child.stdin.take().expect("piped").write_all(b"through\n").expect("write");
     assert_eq!(finish(child, &args).stdout, "through\n");
-    let child = start(&mut rig.command(&["run", "--rm", "-e", &format!("RIG={}", rig.token()), "busybox", "sleep", "600"]));
+    let child =
+        start(&mut rig.command(&["run", "--rm", "-e", &format!("RIG={}", rig.token()), "busybox", "sleep", "600"]));
     crate::sharing::wait_until("it sleeps", || traces::processes(&rig).iter().any(|l| l.contains(": sleep 600")));
     crate::sharing::signal(child.id(), "TERM");
     assert!(!finish(child, &["run"]).status.success());

@@ -72,10 +72,12 @@ fn docker_archive(who: Who) {
         let config = inspect(&format!("docker-archive:{tar}:app:1.0"));
         assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/bin/cat"]));
         let copy = rig.path("copied");
-        succeed(Command::new("skopeo").args(["copy", "-q"]).arg(format!("docker-archive:{tar}:app:1.0")).arg(format!(
-            "oci:{}",
-            copy.display()
-        )));
+        succeed(
+            Command::new("skopeo")
+                .args(["copy", "-q"])
+                .arg(format!("docker-archive:{tar}:app:1.0"))
+                .arg(format!("oci:{}", copy.display())),
+        );
         assert_eq!(Image::read(&copy).files["/r"].content, b"r\n");
     }
     if who == Who::Root && installed("podman") {

@@ -112,7 +112,13 @@ impl Podman {
 
     fn run(&self, image: &str) -> String {
         self.call(&[
-            "run", "--rm", "--network=none", "--cgroups=disabled", "--ulimit=host", "--pull=never", image,
+            "run",
+            "--rm",
+            "--network=none",
+            "--cgroups=disabled",
+            "--ulimit=nofile=1024:1024",
+            "--pull=never",
+            image,
         ])
     }
 }

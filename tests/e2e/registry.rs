@@ -87,7 +87,9 @@ impl Drop for Server {
 
 /// The digest of what a registry has under a name, computed here.
 fn digest_of(name: &str) -> String {
-    let raw = succeed(Command::new("skopeo").args(["inspect", "--tls-verify=false", "--raw"]).arg(format!("docker://{name}")));
+    let raw = succeed(
+        Command::new("skopeo").args(["inspect", "--tls-verify=false", "--raw"]).arg(format!("docker://{name}")),
+    );
     crate::image::digest(raw.as_bytes())
 }
 

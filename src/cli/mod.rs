@@ -12,6 +12,7 @@ pub mod command_history;
 pub mod command_images;
 mod contexts;
 pub mod env;
+mod far;
 mod fields;
 mod images;
 pub mod metadata;

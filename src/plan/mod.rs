@@ -33,6 +33,7 @@ mod steps;
 
 pub use facts::{Facts, ImageFacts, ImageRequest, Purpose};
 pub use options::{NamedContext, NoCache, PlanOptions};
+pub use remote::git_context;
 
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Lint};

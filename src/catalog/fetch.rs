@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rbuild_cache::digest::{BlobDigest, LayerId};
 use rbuild_cache::{BlobRef, LockGuard, LockKind, StoreError};
@@ -17,7 +18,10 @@ use crate::event::{Stream, Vertex};
 use crate::layers::{self, LayerError};
 use crate::oci::manifest::{self, Descriptor};
 use crate::oci::reference::Reference;
-use crate::registry::{BlobStream, Error, Layout, Remote};
+use crate::registry::{BlobStream, Error, Layout, Pump, Remote};
+
+/// How often a long download looks whether the build was cancelled.
+const CANCEL_CHECK: Duration = Duration::from_millis(100);
 
 impl Puller {
     /// Makes all layers of an image be in the store and returns their ids from the bottom. What is missing is fetched.
@@ -36,10 +40,13 @@ impl Puller {
             }
         }
         // The first failure drops the set, which stops the others.
-        while let Some(finished) = tasks.join_next().await {
-            finished.map_err(panicked)??;
+        loop {
+            match tokio::time::timeout(CANCEL_CHECK, tasks.join_next()).await {
+                Ok(None) => return Ok(image.layer_ids()),
+                Ok(Some(finished)) => finished.map_err(panicked)??,
+                Err(_) => cancel.check()?,
+            }
         }
-        Ok(image.layer_ids())
     }
 
     fn has_layer(&self, layer: &ImageLayer) -> Result<bool, PullError> {
@@ -63,9 +70,12 @@ impl Puller {
                 message: format!("unsupported media type {}", descriptor.media_type),
             });
         }
-        let input = match self.store.blob(&descriptor.digest)? {
-            Some(_) => None,
-            None => Some(self.download(&layer, &descriptor, &vertex, &cancel).await?),
+        // The pump stops when this future is dropped; whoever reads then gets an error.
+        let (input, _pump) = if self.store.blob(&descriptor.digest)?.is_some() {
+            (None, None)
+        } else {
+            let (reader, pump) = self.download(&layer, &descriptor, &vertex, &cancel).await?;
+            (Some(reader), Some(pump))
         };
         let layers = self.layers.clone();
         let extracting = format!("extracting {}", descriptor.digest);
@@ -101,7 +111,7 @@ impl Puller {
         if let Some(blob) = self.store.blob(&descriptor.digest)? {
             return Ok(blob);
         }
-        let mut input = self.download(layer, descriptor, vertex, cancel).await?;
+        let (mut input, _pump) = self.download(layer, descriptor, vertex, cancel).await?;
         let (store, digest, size) = (self.store.clone(), descriptor.digest, descriptor.size);
         let work = move || {
             let mut writer = store.blob_writer()?;
@@ -139,7 +149,7 @@ impl Puller {
         descriptor: &Descriptor,
         vertex: &Vertex,
         cancel: &Cancel,
-    ) -> Result<Box<dyn Read + Send>, PullError> {
+    ) -> Result<(Box<dyn Read + Send>, Pump), PullError> {
         let mut failure = None;
         for origin in &layer.from {
             match self.open(origin, descriptor).await {
@@ -147,7 +157,7 @@ impl Puller {
                     let (vertex, id, size) = (vertex.clone(), descriptor.digest.to_string(), stream.size());
                     vertex.status(&id, 0, size, false);
                     let mut reported = 0;
-                    let reader = stream.into_reader(move |received| {
+                    let (reader, pump) = stream.into_reader(move |received| {
                         // The screen wants some twenty steps, not one a packet.
                         let step = (size / 20).max(64 << 10);
                         if received == size || received - reported >= step {
@@ -155,7 +165,7 @@ impl Puller {
                             vertex.status(&id, received, size, received == size);
                         }
                     });
-                    return Ok(Box::new(Stoppable { inner: reader, cancel: cancel.clone() }));
+                    return Ok((Box::new(Stoppable { inner: reader, cancel: cancel.clone() }), pump));
                 }
                 Err(error) => failure = Some(error),
             }

@@ -93,6 +93,11 @@ impl Catalog {
         Ok(image)
     }
 
+    /// An image by its full ID, not marked as used: for lists.
+    pub fn peek(&self, id: &ImageId) -> Result<Option<Image>, CatalogError> {
+        self.read(Kind::Image, &id.to_string())
+    }
+
     /// Gives a name (with a tag or a digest) to something, taking it from whatever had it.
     pub fn tag(&self, name: &Reference, named: &Named) -> Result<(), CatalogError> {
         self.write(Kind::Name, &key(name), named)

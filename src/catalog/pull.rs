@@ -10,6 +10,7 @@ use rbuild_cache::digest::BlobDigest;
 
 use super::record::{Image, ImageId, ImageLayer, Named, Origin};
 use super::{Catalog, CatalogError};
+use crate::cancel::{Cancel, Cancelled};
 use crate::event::{Stream, Vertex};
 use crate::layers::{LayerError, Layers, foreign_layer_id};
 use crate::oci::config::ImageConfig;
@@ -77,6 +78,9 @@ pub enum PullError {
         /// Why.
         source: LayerError,
     },
+    /// The build was cancelled.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
     /// The catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -191,6 +195,26 @@ impl Puller {
                 })
             }
         }
+    }
+
+    /// Gets an image with all its layers and gives it the name it was asked for under, as `rbuild pull` does.
+    pub async fn pull(
+        &self,
+        name: &Reference,
+        platform: &Platform,
+        vertex: &Vertex,
+        cancel: &Cancel,
+    ) -> Result<Resolved, PullError> {
+        let name = pinned(name);
+        let found = self.ask(&name, platform, self.local(&name, platform)?).await?;
+        let mut named = self.catalog.remembered(&name)?.unwrap_or_default();
+        if named.digest != found.digest {
+            named = Named { digest: found.digest, ..Named::default() };
+        }
+        named.insert(platform.normalize(), found.id);
+        self.ensure_layers(&found.image, vertex, cancel).await?;
+        self.catalog.tag(&name, &named)?;
+        Ok(found)
     }
 
     /// What the store knows: a name given here, else what a registry once said.

@@ -19,7 +19,7 @@ use crate::context::{Context, Ignore, TarContext};
 use crate::event::{Outcome, Progress};
 use crate::fetch::Fetcher;
 use crate::files::{Root, Spool};
-use crate::plan::{NamedContext, PlanOptions};
+use crate::plan::{Ignored, NamedContext, PlanOptions};
 use crate::source::Source;
 use crate::tar::entry::LayerPath;
 use crate::transfer::{Tree, follow};
@@ -134,6 +134,18 @@ impl Inputs {
             }
         }
         Ok(inputs)
+    }
+
+    /// What `.dockerignore` hides, for lint; BuildKit leaves that alone when lines with `!` take something back.
+    pub(super) fn ignored(&self) -> Option<Ignored> {
+        let context = self.ignore.clone()?;
+        let patterns = context.ignore()?.patterns();
+        let plain = !patterns.is_empty() && !patterns.has_negated();
+        plain.then(|| {
+            Ignored(Arc::new(move |path: &str| {
+                context.ignore().is_some_and(|ignore| ignore.patterns().matches(path.as_bytes()))
+            }))
+        })
     }
 
     /// Keeps the hashes of context files for the next build. Losing them costs time only, so a failure is not one of the build.

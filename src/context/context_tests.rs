@@ -1,3 +1,5 @@
+//! What a context shows of a directory, what it hides, and which hashes it trusts.
+
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};

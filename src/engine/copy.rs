@@ -11,9 +11,8 @@ use std::sync::Arc;
 use rbuild_cache::Kind as ObjectKind;
 use rbuild_cache::digest::{Blake3, LayerId};
 
-use super::earlier;
 use super::explain::{Listed, Listing};
-use super::record::{Facts, StepLayer};
+use super::record::{Facts, ROOT, StepLayer};
 use super::root_tree::RootTree;
 use super::step::{Job, Work};
 use super::{Engine, StepError};
@@ -158,11 +157,11 @@ impl Work for CopyWork<'_> {
                     facts.push(name, format!("{path} of {}", job.stack_of(from).identity()));
                 }
                 CopySource::Path { from: From::Scratch, path, .. } => facts.push(name, format!("{path} of nothing")),
-                CopySource::Http { .. } | CopySource::Git(_) => facts.push(name, remotes[&index].identity()),
+                CopySource::Http { .. } | CopySource::Git(_) => facts.push(name, remotes[&index].identity(source)),
                 CopySource::Inline(_) => {}
             }
         }
-        facts.push("the root it starts from", job.parent.identity());
+        facts.push(ROOT, job.parent.identity());
         Ok(Some(facts))
     }
 
@@ -179,7 +178,7 @@ impl Work for CopyWork<'_> {
             let name = format!("files of {}", self.op.labels.get(index).map_or("source", String::as_str));
             let identity = match &self.op.sources[index] {
                 // What git keeps in a repository is never twice the same.
-                CopySource::Git(git) if git.keep_git_dir => self.remotes(job)?[&index].identity(),
+                kept @ CopySource::Git(git) if git.keep_git_dir => self.remotes(job)?[&index].identity(kept),
                 CopySource::Git(_) | CopySource::Path { .. } | CopySource::Inline(_) | CopySource::Http { .. } => {
                     selection.digest.to_string()
                 }
@@ -209,10 +208,11 @@ impl Work for CopyWork<'_> {
         Ok((facts, Prepared { entries: copied.entries, destination, spool, listings }))
     }
 
+    fn listings<'p>(&self, prepared: &'p Prepared) -> Vec<&'p (String, Listing)> {
+        prepared.listings.iter().collect()
+    }
+
     fn make(&self, job: &Job<'_>, prepared: Prepared) -> Result<StepLayer, StepError> {
-        for (digest, listing) in &prepared.listings {
-            earlier::keep_listing(job.engine, digest, listing)?;
-        }
         let owned: Arc<[Owned]> = self.sources(job)?.into();
         let (destination, spool) = (prepared.destination, prepared.spool);
         let entries = prepared.entries.into_iter().map(|planned| {
@@ -340,12 +340,14 @@ fn tree_from(job: &Job<'_>, from: &From) -> Result<(SharedTree, String), StepErr
 
 impl Remote {
     /// What it means for a key.
-    fn identity(&self) -> String {
+    fn identity(&self, source: &CopySource) -> String {
         match self {
             Self::Http(fetched) => fetched.content.to_string(),
             Self::Git(commit) => {
-                let reference = commit.reference.as_deref().map_or(String::new(), |name| format!(" {name}"));
-                format!("commit {}{reference}", commit.id)
+                // What the ref is called, and the tag, can be seen in `.git` only.
+                let kept = matches!(source, CopySource::Git(git) if git.keep_git_dir);
+                let names = [&commit.reference, &commit.tag].into_iter().flatten().filter(|_| kept);
+                names.fold(format!("commit {}", commit.id), |text, name| format!("{text} {name}"))
             }
         }
     }
@@ -411,6 +413,8 @@ fn listing(selection: &Selection) -> Option<Listing> {
 pub(super) struct Selected {
     /// What it means for a key.
     pub(super) digest: String,
+    /// The files behind the digest, for explanations.
+    pub(super) listing: Option<(String, Listing)>,
     selection: Selection,
     tree: SharedTree,
 }
@@ -418,27 +422,15 @@ pub(super) struct Selected {
 /// Selects `path` of `from` as a COPY without flags would.
 pub(super) fn select_one(job: &Job<'_>, from: &From, path: &str) -> Result<Selected, StepError> {
     let (tree, label) = tree_from(job, from)?;
-    let op = plain_copy(from.clone(), path);
+    let op = Copy::plain(from.clone(), path);
     let selection = {
         // A mount's source is one path; wildcards mean themselves.
         let source = Source::Path { tree: tree.as_ref(), path, unpack: false, label: &label };
         transfer::select(&op, 0, &source).map_err(refused)?
     };
-    Ok(Selected { digest: selection.digest.to_string(), selection, tree })
-}
-
-fn plain_copy(from: From, path: &str) -> Copy {
-    Copy {
-        sources: vec![CopySource::Path { from, path: path.to_owned(), unpack: false }],
-        destination: "/".to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        add: false,
-        labels: vec![path.to_owned()],
-    }
+    let digest = selection.digest.to_string();
+    let listing = listing(&selection).map(|files| (digest.clone(), files));
+    Ok(Selected { digest, listing, selection, tree })
 }
 
 impl Selected {
@@ -465,7 +457,7 @@ pub(super) fn layer_of(job: &Job<'_>, selected: &Selected) -> Result<LayerId, St
     if let Some(id) = known.filter(|id| engine.usable(id)) {
         return Ok(id);
     }
-    let op = plain_copy(From::Scratch, "/");
+    let op = Copy::plain(From::Scratch, "/");
     let source = Source::Path { tree: selected.tree.as_ref(), path: "/", unpack: false, label: "mount" };
     let selections = vec![selected.selection.clone()];
     let copied =

@@ -246,7 +246,7 @@ fn lock(job: &Job<'_>, key: &[u8], id: &str, sharing: Sharing) -> Result<LockGua
     let cancel = job.engine.cancel.clone();
     let mut told = false;
     let waiting = &mut |pid: Option<u32>| {
-        if !told {
+        if !told && pid != Some(std::process::id()) {
             told = true;
             let who = pid.map_or_else(|| "another step".to_owned(), |p| format!("process {p}"));
             job.vertex.log(

@@ -96,7 +96,7 @@ impl Host {
             }
             if cancel.is_cancelled() && !stopped {
                 stopped = true;
-                let _ended = wire::send(&ours, b"stop", &[]);
+                wire::say_stop(&ours);
             }
         }
         let (errno, fds) = wire::receive(&ours)?;

@@ -120,12 +120,22 @@ pub(crate) enum Disposition {
 
 /// Sets what `signal` does.
 pub(crate) fn on_signal(signal: i32, disposition: Disposition) {
-    let action = match disposition {
+    /// The kernel's own structure; libc's function refuses the two signals that it uses itself.
+    #[repr(C)]
+    struct Action {
+        handler: usize,
+        flags: u64,
+        restorer: usize,
+        mask: u64,
+    }
+    let handler = match disposition {
         Disposition::Default => libc::SIG_DFL,
         Disposition::Ignore => libc::SIG_IGN,
     };
-    // SAFETY: no handler of ours is installed, only the two predefined actions. Numbers that cannot be set are refused.
-    unsafe { libc::signal(signal, action) };
+    let action = Action { handler, flags: 0, restorer: 0, mask: 0 };
+    // SAFETY: no handler of ours is installed, only the two predefined actions; all else in the structure is zero, so that
+    // its layout is the same on machines without a restorer. Numbers that cannot be set are refused.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, std::ptr::from_ref(&action), 0_usize, 8_usize) };
 }
 
 /// Gives every signal its default action and unblocks all.
@@ -133,12 +143,9 @@ pub(crate) fn reset_signals() {
     for signal in 1..=64 {
         on_signal(signal, Disposition::Default);
     }
-    // SAFETY: an all-zero sigset_t is a valid one; sigemptyset makes it empty in any case.
-    unsafe {
-        let mut none = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
+    let none = 0_u64;
+    // SAFETY: the set is eight bytes, as we say.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, std::ptr::from_ref(&none), 0_usize, 8_usize) };
 }
 
 /// Closes a descriptor by number, whoever owns it: only for a process that has just been forked and uses none of its

@@ -65,6 +65,8 @@ pub(crate) fn start(ground: Ground) -> io::Result<(OwnedFd, Child)> {
 struct Step {
     child: Child,
     socket: OwnedFd,
+    /// It has been killed, or a supervisor listens for the word to do so.
+    stopped: bool,
 }
 
 fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
@@ -74,32 +76,32 @@ fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
         let mut polled = vec![PollFd::new(control, PollFlags::IN)];
         for step in &steps {
             polled.push(PollFd::new(&step.child.pidfd, PollFlags::IN));
-            polled.push(PollFd::new(&step.socket, PollFlags::IN));
+            let listening = if step.stopped { PollFlags::empty() } else { PollFlags::IN };
+            polled.push(PollFd::new(&step.socket, listening));
         }
         match poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let ready: Vec<bool> = polled.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let ready: Vec<bool> =
+            polled.iter().map(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP)).collect();
         drop(polled);
-        for (index, step) in steps.iter().enumerate() {
-            // The only word from rbuild is that it wants no more of the step; the other is silence, when it is gone.
-            if ready[2 * index + 2] {
+        let mut at = 0;
+        steps.retain_mut(|step| {
+            at += 2;
+            // The only word from rbuild is the end of the conversation: it wants no more of the step.
+            if ready[at] && !step.stopped {
+                step.stopped = true;
                 let _ended = pidfd_send_signal(&step.child.pidfd, Signal::KILL);
+                // Read, so that it does not make us look again at once, nor reset the connection when we close it.
+                let _word = wire::receive(&step.socket);
             }
-        }
-        let mut index = 0;
-        steps.retain(|step| {
-            index += 1;
-            !(ready[2 * index - 1] && reap(step))
+            !(ready[at - 1] && reap(step, ground))
         });
         if ready[0] {
             let (request, fds) = wire::receive(control)?;
             let Some(request) = request.first().copied().and_then(Request::from_byte) else { return Ok(()) };
             steps.extend(launch(request, fds, ground));
-        }
-        if !ground.namespaces {
-            orphans::reap_ended();
         }
     }
 }
@@ -151,7 +153,7 @@ fn launch(request: Request, fds: Vec<OwnedFd>, ground: Ground) -> Option<Step> {
         (true, Request::RunIsolated) => STEP_NAMESPACES | libc::CLONE_NEWNET,
     };
     match kernel::fork_into(flags) {
-        Ok(Side::Parent(child)) => Some(Step { child, socket: handles.socket }),
+        Ok(Side::Parent(child)) => Some(Step { child, socket: handles.socket, stopped: !ground.namespaces }),
         Ok(Side::Child) => match request {
             Request::Probe => probe::main(&spec, &handles.socket),
             Request::Run | Request::RunIsolated if ground.namespaces => step::main(&spec, &handles),
@@ -166,10 +168,13 @@ fn launch(request: Request, fds: Vec<OwnedFd>, ground: Ground) -> Option<Step> {
     }
 }
 
-/// Takes note of the end of a step, if it is one. By then the kernel has ended everything else in its PID namespace.
-fn reap(step: &Step) -> bool {
+/// Takes note of the end of a step, if it is one. By then the kernel has ended everything else in its PID namespace;
+/// a supervisor has told the end of its step itself.
+fn reap(step: &Step, ground: Ground) -> bool {
     let Some(report) = wait(step.child.pidfd.as_fd()) else { return false };
-    let _gone = step::tell(&step.socket, &report, &[]);
+    if ground.namespaces {
+        let _gone = step::tell(&step.socket, &report, &[]);
+    }
     true
 }
 

@@ -110,6 +110,14 @@ pub struct Session {
     host: Arc<Host>,
     privilege: Privilege,
     found: OnceLock<Found>,
+    snapshots: OnceLock<Made>,
+}
+
+/// What makes roots, and the directory that it needs for as long.
+#[derive(Debug)]
+struct Made {
+    snapshots: Arc<dyn Snapshots>,
+    _skeleton: Option<tempfile::TempDir>,
 }
 
 /// Does what must be done while this process has one thread. Call it first in `main`.
@@ -193,6 +201,7 @@ fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Sessio
         host: Arc::new(host),
         privilege,
         found: OnceLock::new(),
+        snapshots: OnceLock::new(),
     }
 }
 
@@ -204,11 +213,20 @@ impl Session {
 
     /// How steps get their roots; `scratch` is an existing directory on the store's file system, where it is tried once.
     pub fn snapshots(&self, scratch: &Path) -> Arc<dyn Snapshots> {
-        if self.found(scratch).overlay.is_none() {
-            Arc::new(Overlay { xattrs: self.overlay_xattrs })
-        } else {
-            Arc::new(Copied { xattrs: self.overlay_xattrs })
-        }
+        let made = self.snapshots.get_or_init(|| {
+            let copied = || Made { snapshots: Arc::new(Copied { xattrs: self.overlay_xattrs }), _skeleton: None };
+            if self.found(scratch).overlay.is_some() {
+                return copied();
+            }
+            let overlay = || -> io::Result<Made> {
+                let skeleton = tempfile::Builder::new().prefix("skeleton-").tempdir_in(scratch)?;
+                let snapshots = Arc::new(Overlay::new(self.overlay_xattrs, skeleton.path().to_owned())?);
+                Ok(Made { snapshots, _skeleton: Some(skeleton) })
+            };
+            // Whatever is wrong with the directory will be said when the first root is made in it.
+            overlay().unwrap_or_else(|_| copied())
+        });
+        Arc::clone(&made.snapshots)
     }
 
     /// The mode, in words; tries as [`Session::snapshots`] does.

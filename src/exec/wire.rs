@@ -268,6 +268,12 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> 
     Ok((bytes, fds))
 }
 
+/// Lets the other end read the end of the conversation, while it can still answer. A message instead would make its answer
+/// unreadable, should it close its end without having read that.
+pub(crate) fn say_stop(socket: impl AsFd) {
+    let _gone = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
+}
+
 /// A pair of connected sockets that keep message boundaries.
 pub(crate) fn socket_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};

@@ -122,9 +122,7 @@ impl Exporter {
         }
         layout.add(entries(results))?;
         if docker {
-            let path = path.join("manifest.json");
-            let written = fs_err::write(&path, docker_manifest(results));
-            written.map_err(|source| file_error("write", &path, source))?;
+            fs_err::write(path.join("manifest.json"), docker_manifest(results))?;
         }
         sent.end();
         Ok(())
@@ -137,12 +135,12 @@ pub(super) fn write_file(
     path: &Path,
     write: &mut dyn FnMut(&mut dyn Write) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
-    let special = std::fs::metadata(path).is_ok_and(|found| !found.is_file());
+    let special = fs_err::metadata(path).is_ok_and(|found| !found.is_file());
     if special {
-        let file = fs_err::OpenOptions::new().write(true).open(path);
-        let mut out = io::BufWriter::with_capacity(BUFFER, file.map_err(|source| file_error("open", path, source))?);
+        let file = fs_err::OpenOptions::new().write(true).open(path)?;
+        let mut out = io::BufWriter::with_capacity(BUFFER, file);
         write(&mut out)?;
-        return out.flush().map_err(|source| file_error("write", path, source));
+        return Ok(out.flush()?);
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut temp = tempfile::Builder::new()

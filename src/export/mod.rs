@@ -72,6 +72,9 @@ pub enum ExportError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file cannot be used; the error names it.
+    #[error(transparent)]
+    Io(#[from] io::Error),
     /// The stream cannot be written.
     #[error("write archive: {0}")]
     Stream(io::Error),
@@ -219,10 +222,27 @@ impl Exporter {
             }
         }
         match &output.kind {
-            Kind::Image(None) => self.to_store(&subject, output, None, vertex),
+            Kind::Image(None) if !output.annotations.is_empty() => {
+                let text = "annotations are part of a manifest, and an image in the store has none: \
+                            push it or write an archive";
+                Err(ExportError::Unsupported(text.to_owned()))
+            }
+            Kind::Image(None) => {
+                for (_, image) in &subject.images {
+                    vertex.done_part(format!("exporting config {}", image.id()));
+                }
+                self.to_store(&subject, vertex)?;
+                Ok(told(&subject, None))
+            }
             Kind::Image(Some(push)) => {
+                let named = self.to_store(&subject, vertex)?;
                 let descriptor = self.push(&subject, output, push, vertex)?;
-                self.to_store(&subject, output, Some(descriptor), vertex)
+                for name in subject.names.iter().filter(|_| output.format.name_canonical) {
+                    let name = name.name_only().with_digest(descriptor.digest);
+                    self.puller.catalog().tag(&name, &named)?;
+                    vertex.done_part(format!("naming to {name}"));
+                }
+                Ok(told(&subject, Some(descriptor)))
             }
             Kind::Archive { docker, dest } => {
                 if *docker && subject.images.len() > 1 {
@@ -236,7 +256,7 @@ impl Exporter {
                 }
                 let results = vec![self.compose(&subject, &format, &output.annotations, vertex, &mut |_| {})?];
                 self.write_archive(&results, *docker, dest, vertex, stream)?;
-                Ok(self.told(&subject, &results[0]))
+                Ok(told(&subject, results.first().map(Composed::described)))
             }
             Kind::Local { dest, platform_split } => {
                 self.write_files(&subject, dest, *platform_split, vertex)?;
@@ -287,43 +307,21 @@ impl Exporter {
             Ok(_) => Outcome::Done,
             Err(error) => Outcome::Error(error.to_string()),
         });
-        let names = subject.names.iter().map(ToString::to_string).collect();
-        result.map(|descriptor| Exported { id: single(subject), descriptor: Some(descriptor), names })
+        result.map(|descriptor| told(subject, Some(descriptor)))
     }
 
     /// Records images and names.
-    fn to_store(
-        &self,
-        subject: &Subject,
-        output: &Output,
-        pushed: Option<Descriptor>,
-        vertex: &Vertex,
-    ) -> Result<Exported, ExportError> {
-        if pushed.is_none() && !output.annotations.is_empty() {
-            let text =
-                "annotations are part of a manifest, and an image in the store has none: push it or write an archive";
-            return Err(ExportError::Unsupported(text.to_owned()));
-        }
+    fn to_store(&self, subject: &Subject, vertex: &Vertex) -> Result<Named, ExportError> {
         let catalog = self.puller.catalog();
         let mut named = Named::default();
         for (platform, image) in &subject.images {
-            let id = catalog.put(image.clone())?;
-            vertex.done_part(format!("exporting config {id}"));
-            named.images.push(NamedImage { platform: platform.normalize(), id });
+            named.images.push(NamedImage { platform: platform.normalize(), id: catalog.put(image.clone())? });
         }
         for name in &subject.names {
             catalog.tag(name, &named)?;
             vertex.done_part(format!("naming to {name}"));
         }
-        if let Some(descriptor) = pushed.as_ref().filter(|_| output.format.name_canonical) {
-            for name in &subject.names {
-                let name = name.name_only().with_digest(descriptor.digest);
-                catalog.tag(&name, &named)?;
-                vertex.done_part(format!("naming to {name}"));
-            }
-        }
-        let names = subject.names.iter().map(ToString::to_string).collect();
-        Ok(Exported { id: single(subject), descriptor: pushed, names })
+        Ok(named)
     }
 
     /// Packs the images of a subject and joins several by an index.
@@ -377,11 +375,11 @@ impl Exporter {
         }
         Ok(Composed { images, index, top, names: subject.names.clone() })
     }
+}
 
-    fn told(&self, subject: &Subject, composed: &Composed) -> Exported {
-        let names = subject.names.iter().map(ToString::to_string).collect();
-        Exported { id: single(subject), descriptor: Some(composed.described()), names }
-    }
+fn told(subject: &Subject, descriptor: Option<Descriptor>) -> Exported {
+    let names = subject.names.iter().map(ToString::to_string).collect();
+    Exported { id: single(subject), descriptor, names }
 }
 
 /// The images of one subject, packed.

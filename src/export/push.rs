@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 
@@ -18,6 +19,9 @@ use crate::layers::LayerError;
 use crate::oci::manifest::Descriptor;
 use crate::oci::reference::Reference;
 use crate::registry::{BlobSource, Destination, Error, Repository};
+
+/// How often a long transfer looks whether the build was cancelled.
+const CANCEL_CHECK: Duration = Duration::from_millis(100);
 
 /// Several transfers at once hide the latency of each; more only fight for the line. The client has its own limit.
 type Transfers = JoinSet<Result<(), ExportError>>;
@@ -64,11 +68,15 @@ impl Exporter {
         }
         self.runtime.block_on(async {
             // The first failure drops the set, which stops the others.
-            while let Some(finished) = transfers.join_next().await {
-                self.cancel.check()?;
-                finished.map_err(|error| ExportError::Stream(std::io::Error::other(error)))??;
+            loop {
+                match tokio::time::timeout(CANCEL_CHECK, transfers.join_next()).await {
+                    Ok(None) => return Ok::<_, ExportError>(()),
+                    Ok(Some(finished)) => {
+                        finished.map_err(|error| ExportError::Stream(std::io::Error::other(error)))??;
+                    }
+                    Err(_) => self.cancel.check()?,
+                }
             }
-            Ok::<_, ExportError>(())
         })?;
         vertex.done_part("pushing layers");
         for target in targets.values() {
@@ -128,8 +136,7 @@ impl Exporter {
 
     /// The blob, opened.
     pub(super) fn blob_file(&self, blob: &Blob, vertex: &Vertex) -> Result<fs_err::File, ExportError> {
-        let path = self.blob_path(blob, vertex)?;
-        fs_err::File::open(&path).map_err(|source| super::archive::file_error("open", &path, source))
+        Ok(fs_err::File::open(self.blob_path(blob, vertex)?)?)
     }
 }
 

@@ -3,7 +3,7 @@
 //! Files in a directory belong to whoever runs rbuild; everything else about them stays. They are made one component at a
 //! time below an open directory and never through a symbolic link, neither the image's nor one that was there before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -24,9 +24,6 @@ use crate::oci::platform::Platform;
 use crate::tar::TarWriter;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 
-/// The first path of each file content with its metadata: later ones are hard links to it.
-type Firsts = BTreeMap<(LayerId, LayerPath), LayerPath>;
-
 impl Exporter {
     /// Writes the files of the images below `dest`, which is made if missing.
     pub(super) fn write_files(
@@ -38,15 +35,17 @@ impl Exporter {
     ) -> Result<(), ExportError> {
         let mut sent = Sent { vertex, bytes: 0, reported: 0, id: "copying files" };
         sent.begin();
+        let mut written = Written::default();
         for (directory, image) in places(subject, split) {
             let view = self.view(image, vertex)?;
-            let dest = dest.join(directory.as_path());
-            let fault = |source: io::Error| super::archive::file_error("make", &dest, source);
-            fs_err::create_dir_all(&dest).map_err(fault)?;
+            let dest = if directory.is_root() { dest.to_owned() } else { dest.join(directory.as_path()) };
+            fs_err::create_dir_all(&dest)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let root = rustix::fs::open(&dest, flags, Mode::empty()).map_err(|error| fault(error.into()))?;
-            let (firsts, epoch) = (Firsts::new(), subject.epoch);
-            let mut files = Files { view: &view, dest: &dest, root: &root, firsts, epoch, sent: &mut sent };
+            let root = rustix::fs::open(&dest, flags, Mode::empty());
+            let root = root.map_err(|error| super::archive::file_error("open", &dest, error.into()))?;
+            written.next(!directory.is_root());
+            let (written, epoch) = (&mut written, subject.epoch);
+            let mut files = Files { view: &view, dest: &dest, root: &root, written, epoch, sent: &mut sent };
             files.fill(root.as_fd(), &LayerPath::root(), &|| self.cancel.check().map_err(Into::into))?;
         }
         sent.end();
@@ -84,15 +83,16 @@ impl Exporter {
         let mut sent = Sent { vertex, bytes: 0, reported: 0, id: "sending tarball" };
         sent.begin();
         let mut tar = TarWriter::new(out);
+        let mut written = Written::default();
         for (directory, image) in places(subject, split) {
             let view = self.view(image, vertex)?;
             if !directory.is_root() {
                 let (kind, meta) = (Kind::Directory { opaque: false }, Meta { mode: 0o755, ..Meta::default() });
                 tar.entry(&Entry { path: directory.clone(), kind, meta }, None)?;
             }
-            let mut firsts = Firsts::new();
+            written.next(!directory.is_root());
             let mut files = TarFiles { view: &view, prefix: &directory, epoch: subject.epoch, cancel: &self.cancel };
-            files.append_below(&mut tar, &LayerPath::root(), &mut firsts, &mut sent)?;
+            files.append_below(&mut tar, &LayerPath::root(), &mut written, &mut sent)?;
         }
         tar.finish().map_err(ExportError::Stream)?;
         sent.end();
@@ -119,7 +119,7 @@ impl TarFiles<'_> {
         &mut self,
         tar: &mut TarWriter<W>,
         directory: &LayerPath,
-        firsts: &mut Firsts,
+        written: &mut Written,
         sent: &mut Sent<'_>,
     ) -> Result<(), ExportError> {
         for (_, found) in self.view.children(directory) {
@@ -127,7 +127,7 @@ impl TarFiles<'_> {
             let below = found.entry.path.clone();
             let mut entry = Entry { path: self.prefix.append(&below), ..found.entry.clone() };
             entry.meta.mtime = self.epoch.unwrap_or(entry.meta.mtime);
-            match (&found.entry.kind, first(firsts, &found)) {
+            match (&found.entry.kind, written.first(&found)?) {
                 (_, Some(first)) => {
                     let first = self.prefix.append(&first);
                     let link = Entry { kind: Kind::Hardlink(first.clone()), ..entry.clone() };
@@ -140,7 +140,7 @@ impl TarFiles<'_> {
                 // A merged directory hides nothing.
                 (Kind::Directory { .. }, None) => {
                     tar.entry(&Entry { kind: Kind::Directory { opaque: false }, ..entry }, None)?;
-                    self.append_below(tar, &below, firsts, sent)?;
+                    self.append_below(tar, &below, written, sent)?;
                 }
                 (
                     Kind::Symlink(_)
@@ -160,24 +160,45 @@ impl TarFiles<'_> {
 /// Where each image's files go: the top, or a directory like `linux_arm64`.
 fn places(subject: &Subject, split: Option<bool>) -> Vec<(LayerPath, &Image)> {
     let split = split.unwrap_or(subject.images.len() > 1);
-    let directory = |platform: &Platform| match split {
-        true => LayerPath::clean(platform.short().replace('/', "_")),
-        false => LayerPath::root(),
+    let directory = |platform: &Platform| {
+        if split { LayerPath::clean(platform.short().replace('/', "_")) } else { LayerPath::root() }
     };
     subject.images.iter().map(|(platform, image)| (directory(platform), image)).collect()
 }
 
-/// The path already written for the same file, if there is one; else this path is noted as the first.
-fn first(firsts: &mut Firsts, found: &Found) -> Option<LayerPath> {
-    if found.entry.is_dir() {
-        return None;
+/// What was written so far.
+#[derive(Default)]
+struct Written {
+    /// The first path of each file of the current image: later ones are hard links to it.
+    firsts: BTreeMap<(LayerId, LayerPath), LayerPath>,
+    /// What other images have put into the same place.
+    others: BTreeSet<LayerPath>,
+}
+
+impl Written {
+    /// The path already written for the same file, if there is one; else this path is noted as the first.
+    fn first(&mut self, found: &Found) -> Result<Option<LayerPath>, ExportError> {
+        if found.entry.is_dir() {
+            return Ok(None);
+        }
+        let path = &found.entry.path;
+        if self.others.contains(path) {
+            let text = format!("{path} comes from several platforms; platform-split=true keeps them apart");
+            return Err(ExportError::Unsupported(text));
+        }
+        let key = (found.layer, found.origin.clone());
+        let first = self.firsts.get(&key).cloned();
+        if first.is_none() {
+            self.firsts.insert(key, path.clone());
+        }
+        Ok(first)
     }
-    let key = (found.layer, found.origin.clone());
-    match firsts.get(&key) {
-        Some(first) => Some(first.clone()),
-        None => {
-            firsts.insert(key, found.entry.path.clone());
-            None
+
+    /// Another image begins, in the same place unless `split`. Its paths may not meet those of the one before.
+    fn next(&mut self, split: bool) {
+        let before = std::mem::take(&mut self.firsts);
+        if !split {
+            self.others.extend(before.into_values());
         }
     }
 }
@@ -187,7 +208,7 @@ struct Files<'a, 'b> {
     view: &'a View,
     dest: &'a Path,
     root: &'a OwnedFd,
-    firsts: Firsts,
+    written: &'a mut Written,
     epoch: Option<i64>,
     sent: &'a mut Sent<'b>,
 }
@@ -207,8 +228,8 @@ impl Files<'_, '_> {
                 move |error: Errno| super::archive::file_error(operation, &path, error.into())
             };
             let dest = self.dest;
-            if let Some(first) = first(&mut self.firsts, &found) {
-                self.clear(here, &name, false).map_err(fault("replace", dest))?;
+            if let Some(first) = self.written.first(&found)? {
+                clear(here, &name, false).map_err(fault("replace", dest))?;
                 let linked = rustix::fs::linkat(self.root, first.as_path(), here, &*name, AtFlags::empty());
                 linked.map_err(fault("link", dest))?;
                 continue;
@@ -216,7 +237,7 @@ impl Files<'_, '_> {
             let mode = Mode::from_raw_mode(entry.meta.mode);
             match &entry.kind {
                 Kind::Directory { .. } => {
-                    self.clear(here, &name, true).map_err(fault("replace", dest))?;
+                    clear(here, &name, true).map_err(fault("replace", dest))?;
                     match rustix::fs::mkdirat(here, &*name, Mode::RWXU) {
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(error) => return Err(fault("make", dest)(error)),
@@ -231,7 +252,7 @@ impl Files<'_, '_> {
                     continue;
                 }
                 Kind::File { .. } => {
-                    self.clear(here, &name, false).map_err(fault("replace", dest))?;
+                    clear(here, &name, false).map_err(fault("replace", dest))?;
                     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let file = rustix::fs::openat(here, &*name, flags, Mode::RUSR | Mode::WUSR);
                     let mut file = std::fs::File::from(file.map_err(fault("make", dest))?);
@@ -248,7 +269,7 @@ impl Files<'_, '_> {
                     continue;
                 }
                 Kind::Symlink(to) => {
-                    self.clear(here, &name, false).map_err(fault("replace", dest))?;
+                    clear(here, &name, false).map_err(fault("replace", dest))?;
                     rustix::fs::symlinkat(&**to, here, &*name).map_err(fault("link", dest))?;
                 }
                 Kind::Fifo => self.special(here, &name, entry, FileType::Fifo, 0)?,
@@ -283,7 +304,7 @@ impl Files<'_, '_> {
     ) -> Result<(), ExportError> {
         let path = self.dest.join(entry.path.as_path());
         let fault = |error: Errno| super::archive::file_error("make", &path, error.into());
-        self.clear(here, name, false).map_err(fault)?;
+        clear(here, name, false).map_err(fault)?;
         match rustix::fs::mknodat(here, name, kind, Mode::from_raw_mode(entry.meta.mode), device) {
             Err(Errno::PERM) => {
                 let line = format!("leaving out the device {}: making it needs root\n", entry.path);
@@ -291,21 +312,6 @@ impl Files<'_, '_> {
                 Ok(())
             }
             made => made.map_err(fault),
-        }
-    }
-
-    /// Takes away what is in the way of a new entry; a directory may stay where a directory is wanted.
-    fn clear(&self, here: BorrowedFd<'_>, name: &[u8], directory: bool) -> Result<(), Errno> {
-        let found = match rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        match (found, directory) {
-            (true, true) => Ok(()),
-            // Only an empty one goes: nothing of the user's is deleted wholesale.
-            (true, false) => rustix::fs::unlinkat(here, name, AtFlags::REMOVEDIR),
-            (false, _) => rustix::fs::unlinkat(here, name, AtFlags::empty()),
         }
     }
 
@@ -327,5 +333,20 @@ impl Files<'_, '_> {
                 }
             }
         }
+    }
+}
+
+/// Takes away what is in the way of a new entry; a directory may stay where a directory is wanted.
+fn clear(here: BorrowedFd<'_>, name: &[u8], directory: bool) -> Result<(), Errno> {
+    let found = match rustix::fs::statat(here, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    match (found, directory) {
+        (true, true) => Ok(()),
+        // Only an empty one goes: nothing of the user's is deleted wholesale.
+        (true, false) => rustix::fs::unlinkat(here, name, AtFlags::REMOVEDIR),
+        (false, _) => rustix::fs::unlinkat(here, name, AtFlags::empty()),
     }
 }

@@ -309,6 +309,17 @@ mod tests {
         assert_eq!(parse("windows(10.0.17763)/amd64").short(), "windows/amd64");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_platform_or_an_error(text in "[a-zA-Z0-9/()+.*_-]{0,24}") {
+            let host = Platform::new("linux", "amd64", "");
+            if let Ok(platform) = Platform::parse(&text, &host) {
+                proptest::prop_assert_eq!(Platform::parse(&platform.to_string(), &host), Ok(platform.clone()));
+                proptest::prop_assert_eq!(platform.rank(&platform), Some(0));
+            }
+        }
+    }
+
     #[test]
     fn nonsense_is_refused() {
         let error = |text: &str| Platform::parse(text, &parse("linux")).expect_err(text).to_string();

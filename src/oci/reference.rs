@@ -292,6 +292,16 @@ mod tests {
         assert_eq!((pinned.tag(), pinned.digest().map(|d| d.to_string())), (None, Some(DIGEST.to_owned())));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_name_or_an_error(text in "[a-zA-Z0-9:/@._ \\-\\[\\]é]{0,40}") {
+            if let Ok(reference) = Reference::parse(&text) {
+                proptest::prop_assert_eq!(Reference::parse(&reference.to_string()), Ok(reference.clone()));
+                proptest::prop_assert_eq!(Reference::parse(&reference.familiar()), Ok(reference));
+            }
+        }
+    }
+
     #[test]
     fn faults_are_named_as_docker_does() {
         let error = |text: &str| Reference::parse(text).expect_err(text).to_string();

@@ -16,7 +16,7 @@ use rbuild_cache::{Kind, Store};
 use serde::{Deserialize, Serialize};
 
 pub use error::BuildError;
-pub use resolve::{Resolution, resolve_plan};
+pub use resolve::{Asked, Resolution, resolve, resolve_plan};
 
 use crate::cancel::Cancel;
 use crate::catalog::pull::{Policy, Puller};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::{BuildError, Spec, World};
 use crate::catalog::Image;
 use crate::catalog::pull::{PullError, Resolved, Source};
+use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::event::Outcome;
 use crate::oci::platform::Platform;
@@ -19,6 +20,15 @@ const MAX_ROUNDS: usize = 32;
 /// The plan, what is noteworthy about the Dockerfile, and the images by handle.
 pub type Resolution = (Plan, Vec<Lint>, BTreeMap<String, Image>);
 
+/// What a question about a Dockerfile came to.
+#[derive(Debug)]
+pub enum Asked<T> {
+    /// The answer.
+    Answer(T),
+    /// Configs of these images are needed first.
+    Needs(Vec<ImageRequest>),
+}
+
 /// Plans until nothing is missing.
 pub fn resolve_plan(
     world: &World<'_>,
@@ -26,11 +36,27 @@ pub fn resolve_plan(
     options: &PlanOptions,
     file: &Dockerfile,
 ) -> Result<Resolution, BuildError> {
+    let ((plan, lints), images) = resolve(world, spec, file, |facts| {
+        Ok(match plan::plan(file, options, facts)? {
+            Planned::Plan(plan, lints) => Asked::Answer((plan, lints)),
+            Planned::Needs(requests) => Asked::Needs(requests),
+        })
+    })?;
+    Ok((plan, lints, images))
+}
+
+/// Asks until nothing is missing; returns the images that were needed, too, by handle.
+pub fn resolve<T>(
+    world: &World<'_>,
+    spec: &Spec<'_>,
+    file: &Dockerfile,
+    ask: impl Fn(&Facts) -> Result<Asked<T>, Vec<Diagnostic>>,
+) -> Result<(T, BTreeMap<String, Image>), BuildError> {
     let (mut facts, mut images) = (Facts::new(), BTreeMap::new());
     for _ in 0..MAX_ROUNDS {
-        let requests = match plan::plan(file, options, &facts).map_err(BuildError::Dockerfile)? {
-            Planned::Plan(plan, lints) => return Ok((plan, lints, images)),
-            Planned::Needs(requests) => requests,
+        let requests = match ask(&facts).map_err(BuildError::Dockerfile)? {
+            Asked::Answer(answer) => return Ok((answer, images)),
+            Asked::Needs(requests) => requests,
         };
         for (request, found) in ask_all(world, spec, requests) {
             let resolved = found.map_err(|error| refused(file, &request, &error))?;

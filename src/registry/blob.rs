@@ -104,9 +104,10 @@ impl BlobStream {
 
     /// A blocking reader over it, for code that is not async; fetching goes on in the current runtime meanwhile.
     /// `progress` hears how many bytes have come. Errors arrive as `io::Error` with [`Error`] inside.
-    pub fn into_reader(mut self, mut progress: impl FnMut(u64) + Send + 'static) -> BlobReader {
+    /// Fetching stops when the pump is dropped.
+    pub fn into_reader(mut self, mut progress: impl FnMut(u64) + Send + 'static) -> (BlobReader, Pump) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(async move {
+        let pump = tokio::spawn(async move {
             loop {
                 let item = self.chunk().await.transpose();
                 progress(self.received);
@@ -120,7 +121,18 @@ impl BlobStream {
             // An empty chunk is the proof that the end was verified; a bare hang-up is not.
             let _ = sender.send(Ok(Vec::new())).await;
         });
-        BlobReader { receiver, chunk: Vec::new(), at: 0, ended: false }
+        (BlobReader { receiver, chunk: Vec::new(), at: 0, ended: false }, Pump(pump.abort_handle()))
+    }
+}
+
+/// Keeps a [`BlobReader`] supplied; once it is dropped the reader fails.
+#[derive(Debug)]
+#[must_use = "the download stops when the pump is dropped"]
+pub struct Pump(tokio::task::AbortHandle);
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -39,6 +39,11 @@ impl Challenge {
     }
 }
 
+/// The error a challenge gives as its reason, e.g. `insufficient_scope`.
+pub(super) fn reason<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    headers.into_iter().flat_map(split).find_map(|(_, mut parameters)| parameters.remove("error"))
+}
+
 /// Splits `Scheme k=v, k="v", Scheme2 …` into schemes and their parameters.
 fn split(header: &str) -> Vec<(String, BTreeMap<String, String>)> {
     let mut out: Vec<(String, BTreeMap<String, String>)> = Vec::new();
@@ -161,6 +166,15 @@ mod tests {
         assert_eq!(Challenge::parse(["Negotiate", "Basic"]), Some(Challenge::Basic));
         assert_eq!(Challenge::parse(["Negotiate abc=="]), None);
         assert_eq!(Challenge::parse(["", ",,", "="]), None);
+        let refused = r#"Bearer realm="https://x/t",error="insufficient_scope""#;
+        assert_eq!(reason([refused]).as_deref(), Some("insufficient_scope"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read_to_its_end(text in "[a-zA-Z=,\" \\\\]{0,40}") {
+            let _ = (Challenge::parse([text.as_str()]), reason([text.as_str()]));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::io::AsyncSeekExt as _;
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
-use super::challenge::{Challenge, Scopes};
+use super::challenge::{self, Challenge, Scopes};
 use super::credentials::Credential;
 use super::error::{Error, shown};
 use super::options::{HostOptions, Options, Proxies};
@@ -132,11 +132,12 @@ impl Host {
     pub(super) async fn send(&self, call: &Call) -> Result<Response, Error> {
         let (mut attempt, mut challenged) = (0, 0);
         loop {
-            let outcome = self.send_once(call).await;
+            let authorization = if call.authorize { self.authorization(&call.scopes).await? } else { None };
+            let outcome = self.send_once(call, authorization.as_ref()).await;
             let pause = match &outcome {
                 Ok(response) if response.status() == StatusCode::UNAUTHORIZED && call.authorize && challenged < 2 => {
                     challenged += 1;
-                    if self.answer_challenge(response, &call.scopes).await? {
+                    if self.answer_challenge(response, &call.scopes, authorization.as_ref()).await? {
                         continue;
                     }
                     None
@@ -160,12 +161,10 @@ impl Host {
         }
     }
 
-    async fn send_once(&self, call: &Call) -> Result<Response, Error> {
+    async fn send_once(&self, call: &Call, authorization: Option<&HeaderValue>) -> Result<Response, Error> {
         let (client, _) = self.client().await?;
         let mut request = client.request(call.method.clone(), call.url.clone()).headers(call.headers.clone());
-        if call.authorize
-            && let Some(value) = self.authorization(&call.scopes).await?
-        {
+        if let Some(value) = authorization {
             request = request.header(header::AUTHORIZATION, value);
         }
         request = match &call.body {
@@ -274,33 +273,35 @@ impl Host {
         }
     }
 
-    /// Takes note of what a 401 asks for. False if we have nothing more to offer.
-    async fn answer_challenge(&self, response: &Response, scopes: &Scopes) -> Result<bool, Error> {
-        let headers = response.headers().get_all(header::WWW_AUTHENTICATE);
-        let Some(challenge) = Challenge::parse(headers.iter().filter_map(|value| value.to_str().ok())) else {
-            return Ok(false);
-        };
+    /// Takes note of what a 401 to a request with this `sent` authorization asks for. False if we have nothing more to offer.
+    async fn answer_challenge(
+        &self,
+        response: &Response,
+        scopes: &Scopes,
+        sent: Option<&HeaderValue>,
+    ) -> Result<bool, Error> {
+        let Some(challenge) = Challenge::parse(challenges(response)) else { return Ok(false) };
         let mut auth = self.auth.lock().await;
-        let known = auth.challenge.is_some();
-        match &challenge {
-            Challenge::Basic => {
-                let have = self.credential().await?.is_some();
-                auth.challenge = Some(challenge);
-                // The same name and password would be refused again.
-                Ok(have && !known)
+        let retry = match (&challenge, sent) {
+            // The same name and password would be refused again.
+            (Challenge::Basic, Some(_)) => false,
+            (Challenge::Basic, None) => self.credential().await?.is_some(),
+            (Challenge::Bearer { .. }, None) => true,
+            // Somebody else has got a new token meanwhile.
+            (Challenge::Bearer { .. }, Some(sent)) if auth.tokens.get(scopes).is_some_and(|token| token != sent) => {
+                true
             }
-            Challenge::Bearer { realm, service, scope } => {
-                // A token we sent was too old or too narrow; one without our scopes would not help either.
-                auth.tokens.remove(scopes);
-                if known {
-                    let token = self.fetch_token(realm, service.as_deref(), &scope.clone().merge(scopes)).await?;
-                    let token = self.bearer(&token)?;
-                    auth.tokens.insert(scopes.clone(), token);
-                }
-                auth.challenge = Some(challenge);
-                Ok(true)
+            // What we sent was too old or too narrow.
+            (Challenge::Bearer { realm, service, scope }, Some(_)) => {
+                let wider = scope.clone().merge(scopes);
+                let token = self.fetch_token(realm, service.as_deref(), &wider).await?;
+                let token = self.bearer(&token)?;
+                auth.tokens.insert(scopes.clone(), token);
+                true
             }
-        }
+        };
+        auth.challenge = Some(challenge);
+        Ok(retry)
     }
 
     fn basic(&self, username: &str, password: &str) -> Result<HeaderValue, Error> {
@@ -461,9 +462,10 @@ impl Host {
 
     /// Turns an answer nobody wanted into the error that says why. `action` is `pull` or `push`.
     pub(super) async fn refusal(&self, action: &str, what: String, method: &Method, response: Response) -> Error {
-        let status = response.status();
-        let url = shown(response.url());
-        let message = read_limited(response).await.map(|bytes| message_of(&bytes)).unwrap_or_default();
+        let (status, url) = (response.status(), shown(response.url()));
+        let reason = challenge::reason(challenges(&response));
+        let body = read_limited(response).await.map(|bytes| message_of(&bytes)).unwrap_or_default();
+        let message = reason.map_or(body, |reason| format!(": {reason}: authorization failed"));
         match status {
             StatusCode::NOT_FOUND => Error::NotFound(what),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -491,6 +493,10 @@ async fn read_limited(mut response: Response) -> Result<Vec<u8>, Error> {
         out.extend_from_slice(&chunk);
     }
     Ok(out)
+}
+
+fn challenges(response: &Response) -> impl Iterator<Item = &str> {
+    response.headers().get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok())
 }
 
 /// The errors of a registry's JSON answer as one text with `: ` before it, or nothing.

@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use host::Host;
 use repository::Endpoint;
 
-pub use blob::{BlobReader, BlobStream};
+pub use blob::{BlobReader, BlobStream, Pump};
 pub use error::Error;
 pub use layout::{IMAGE_NAME, LAYOUT_MARK, Layout, LayoutName, REF_NAME};
 pub use options::{HostOptions, Options, Proxies, Retry};

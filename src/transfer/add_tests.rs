@@ -125,12 +125,8 @@ fn archives_replace_what_is_of_another_kind_and_merge_directories() {
     let text = case(&["a"], "/t", packed)
         .add()
         .onto(|t| {
-            _ = t.dir("t", 0o700, 5, 5).file("t/top", "", 0o644).dir("t/fifo/x", 0o755, 0, 0).dir(
-                "t/implicit",
-                0o711,
-                6,
-                6,
-            )
+            t.dir("t", 0o700, 5, 5).file("t/top", "", 0o644).dir("t/fifo/x", 0o755, 0, 0);
+            t.dir("t/implicit", 0o711, 6, 6);
         })
         .text();
     for line in ["=/t d 700 5:5", "/t/top d 750 21:22", "/t/fifo p 644", "=/t/implicit d 711 6:6"] {

@@ -1,3 +1,5 @@
+//! Patterns of COPY's sources: tables of what matches, and properties of all patterns.
+
 use proptest::prelude::*;
 
 use super::*;

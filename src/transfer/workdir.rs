@@ -32,7 +32,7 @@ mod tests {
         let mut root = Forest::default();
         root.dir("have", 0o711, 5, 6).symlink("link", "/have/x").file("f", "", 0o644);
         root.file("etc/passwd", "bob:x:7:8::/:\n", 0o644);
-        let op = graph::Workdir { path: path.to_owned(), user: user.to_owned() };
+        let op = graph::Workdir { path: path.to_owned(), user: user.to_owned(), mtime: None };
         let text = match workdir(&op, &root, 9) {
             Err(e) => e.to_string(),
             Ok(copied) => copied

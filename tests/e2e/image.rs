@@ -20,6 +20,9 @@ pub struct File {
 /// An image with its layers applied.
 #[derive(Debug)]
 pub struct Image {
+    pub config_digest: String,
+    pub manifest_digest: String,
+    pub manifest: Value,
     pub config: Value,
     pub files: BTreeMap<String, File>,
 }
@@ -30,10 +33,22 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 impl Image {
-    /// Reads and checks an OCI layout tar with one image.
+    /// Reads and checks an OCI layout, as a tar or as a directory, with one image.
     pub fn read(path: &Path) -> Self {
+        if path.is_dir() {
+            let mut bytes = Vec::new();
+            let mut tar = tar::Builder::new(&mut bytes);
+            tar.append_dir_all(".", path).expect("layout");
+            tar.finish().expect("layout");
+            drop(tar);
+            return Self::from_tar(bytes.as_slice());
+        }
+        Self::from_tar(std::fs::File::open(path).expect("output exists"))
+    }
+
+    fn from_tar(tar: impl std::io::Read) -> Self {
         let mut blobs = BTreeMap::new();
-        let mut archive = tar::Archive::new(std::fs::File::open(path).expect("output exists"));
+        let mut archive = tar::Archive::new(tar);
         for entry in archive.entries().expect("a tar") {
             let mut entry = entry.expect("entry");
             let name = entry.path().expect("path").display().to_string();
@@ -49,7 +64,10 @@ impl Image {
             assert_eq!(descriptor["size"].as_u64(), Some(bytes.len() as u64), "blob size");
             bytes
         };
+        let name = |descriptor: &Value| descriptor["digest"].as_str().expect("digest").to_owned();
+        let manifest_digest = name(&index["manifests"][0]);
         let manifest: Value = serde_json::from_slice(&blob(&index["manifests"][0])).expect("manifest");
+        let config_digest = name(&manifest["config"]);
         let config: Value = serde_json::from_slice(&blob(&manifest["config"])).expect("config");
         let layers = manifest["layers"].as_array().expect("layers");
         let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("diff_ids");
@@ -58,7 +76,9 @@ impl Image {
         for (layer, diff_id) in layers.iter().zip(diff_ids) {
             let bytes = blob(layer);
             let mut tar = Vec::new();
-            if bytes.starts_with(&[0x1f, 0x8b]) {
+            if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+                tar = zstd::decode_all(bytes.as_slice()).expect("zstd");
+            } else if bytes.starts_with(&[0x1f, 0x8b]) {
                 flate2::read::MultiGzDecoder::new(bytes.as_slice()).read_to_end(&mut tar).expect("gzip");
             } else {
                 tar = bytes;
@@ -66,7 +86,7 @@ impl Image {
             assert_eq!(Some(digest(&tar).as_str()), diff_id.as_str(), "diff_id");
             apply(&mut files, &tar);
         }
-        Self { config, files }
+        Self { config_digest, manifest_digest, manifest, config, files }
     }
 
     /// One letter a history entry: `L` has a layer, `-` has none.

@@ -1,6 +1,16 @@
-//! End to end: the real binary, real base images, real clients. Tests named `root_*` need root, `rootless_*` run rbuild as
-//! an ordinary user (made by `tests/setup.sh`); both fail, rather than skip, when CI=true and they cannot run.
+//! End to end: the real binary, real base images, real clients. Most tests run twice: in a module `root` as root and in a module
+//! `rootless` as an ordinary user (made by `tests/setup.sh`). With `CI` set they fail, rather than skip, when they cannot run.
+//! `net_*` builds from the package mirrors this machine is configured for, and says so when they do not answer.
 
+mod builds;
 mod cases;
+mod commands;
+mod crash;
+mod debian;
 mod image;
+mod outputs;
+mod registry;
 mod rig;
+mod sharing;
+mod store;
+mod traces;

@@ -1,6 +1,7 @@
 //! The registry client and layouts against real parts: Debian's `docker-registry`, skopeo, and a scripted server for what
 //! a well-behaved registry never does. Listens on loopback only.
 
+mod exporting;
 mod pulling;
 mod server;
 
@@ -13,7 +14,7 @@ use rbuild::oci::manifest::{Descriptor, Document, Family, Manifest, Packing, Par
 use rbuild::oci::reference::Reference;
 use rbuild::registry::credentials::{Credentials, Helper};
 use rbuild::registry::{
-    BlobSource, Client, Destination, Error, HostOptions, Layout, Options, Remote, Repository, Retry, Selector,
+    BlobSource, Client, Destination, Error, HostOptions, Layout, Options, Proxies, Remote, Repository, Retry, Selector,
 };
 use rbuild_cache::digest::{BlobDigest, Sha256};
 use server::{Access, Registry, Reply, Scripted};
@@ -116,7 +117,7 @@ async fn contract<R: Remote + Destination>(place: R) {
     let stream = place.blob(descriptor).await.expect("there");
     let (seen, progress) = (Arc::new(std::sync::Mutex::new(0)), Arc::new(std::sync::Mutex::new(0)));
     let writer = progress.clone();
-    let mut reader = stream.into_reader(move |n| *writer.lock().expect("no panic") = n);
+    let (mut reader, _pump) = stream.into_reader(move |n| *writer.lock().expect("no panic") = n);
     let copy = seen.clone();
     tokio::task::spawn_blocking(move || {
         let mut out = Vec::new();
@@ -183,6 +184,16 @@ fn contract_of_a_registry_with_a_password() {
         with_credentials(&format!(r#"{{"auths":{{"{}":{{"auth":"{pair}"}}}}}}"#, registry.address))
     };
     run(contract(open(auth("alice"), &name)));
+    // Several first requests at once are all challenged; each is answered.
+    let blob = layer(b"x");
+    run(async {
+        let fresh = open(auth("alice"), &name);
+        let asks = (0..8).map(|_| (fresh.clone(), blob.clone()));
+        let tasks: Vec<_> = asks.map(|(r, d)| tokio::spawn(async move { r.has_blob(&d, &[]).await })).collect();
+        for task in tasks {
+            assert!(!task.await.expect("no panic").expect("answered"));
+        }
+    });
     let error = run(async { open(auth("mallory"), &name).resolve(&tag("v1")).await }).expect_err("wrong name");
     assert!(error.to_string().contains("pull access denied"), "{error}");
     let error = run(async { push(&open(quick(), &name), &sample(Family::Oci, vec![1]), "x").await });
@@ -305,7 +316,7 @@ fn wrong_bytes_are_never_taken() {
     assert!(matches!(error, Error::Digest { expected, .. } if expected == wanted.digest));
     let reader_error = run(async {
         let stream = repository.blob(&wanted).await.expect("opens");
-        let mut reader = stream.into_reader(|_| {});
+        let (mut reader, _pump) = stream.into_reader(|_| {});
         tokio::task::spawn_blocking(move || std::io::copy(&mut reader, &mut std::io::sink())).await.expect("no panic")
     });
     assert!(reader_error.expect_err("other bytes").to_string().contains("digest mismatch"));
@@ -443,13 +454,12 @@ fn uploads_go_on_in_chunks_when_one_piece_is_refused() {
     let body = noise((21 << 20) + 7);
     let server = Scripted::start(|seen, n| match (seen.method.as_str(), seen.path.as_str()) {
         ("HEAD", _) => Reply::new(404, ""),
-        ("POST", _) => Reply::new(202, "").with("location", "/v2/x/blobs/uploads/1?state=a"),
         ("PUT", path) if !path.contains("end") => Reply::new(413, ""),
         // The second chunk is lost halfway: the registry kept a part of it.
         ("PATCH", _) if n == 1 => Reply::new(500, ""),
         ("GET", _) => Reply::new(204, "").with("range", "0-15000000").with("location", "/v2/x/blobs/uploads/1?state=a"),
         ("PATCH", _) if n == 2 => Reply::new(202, "").with("location", "/v2/x/blobs/uploads/1?end=1"),
-        ("PATCH", _) => Reply::new(202, "").with("location", "/v2/x/blobs/uploads/1?state=a"),
+        ("POST" | "PATCH", _) => Reply::new(202, "").with("location", "/v2/x/blobs/uploads/1?state=a"),
         _ => Reply::new(201, ""),
     });
     let repository = open(quick(), &format!("{}/x", server.address));
@@ -528,4 +538,31 @@ fn a_layout_made_by_skopeo_is_read() {
     assert!(matches!(error, Error::Digest { .. }));
     let error = Layout::open(&directory.path().join("nothing")).expect_err("no directory");
     assert!(error.is_not_found());
+}
+
+#[test]
+fn proxies_are_used_except_for_loopback() {
+    let proxy = Scripted::start(|_, _| Reply::new(404, ""));
+    let address = Some(format!("http://{}", proxy.address));
+    let proxies = Proxies { http: address.clone(), https: address, no: Some("direct.test".to_owned()) };
+    let plain = HostOptions { plain_http: true, ..HostOptions::default() };
+    let hosts = BTreeMap::from([("plain.test".to_owned(), plain)]);
+    let client = Client::new(Options { hosts, proxies, retry: Retry { attempts: 0, ..quick().retry }, ..quick() });
+    let ask = |name: &str| {
+        let repository = client.repository(&Reference::parse(name).expect("valid"));
+        run(async { repository.resolve(&tag("a")).await }).expect_err("no registry").to_string()
+    };
+    assert_eq!(ask("plain.test/x"), "plain.test/x:a: not found");
+    assert!(ask("secure.test/x").contains("failed to do request: HEAD \"https://secure.test/v2/x/manifests/a\""));
+    assert!(ask("127.0.0.1:1/x").to_lowercase().contains("connection refused"));
+    assert_eq!(proxy.lines(), ["HEAD http://plain.test/v2/x/manifests/a", "CONNECT secure.test:443"]);
+}
+
+#[test]
+fn unusable_certificates_name_their_registry() {
+    let broken = HostOptions { identity: Some(b"no PEM".to_vec()), ..HostOptions::default() };
+    let hosts = BTreeMap::from([("reg.test".to_owned(), broken)]);
+    let repository = open(Options { hosts, ..quick() }, "reg.test/x");
+    let error = run(async { repository.resolve(&tag("a")).await }).expect_err("unusable").to_string();
+    assert!(error.starts_with("registry reg.test: "), "{error}");
 }

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use rbuild::cancel::Cancel;
 use rbuild::catalog::pull::{Policy, Puller, Resolved, Source};
 use rbuild::catalog::{Named, Origin};
+use rbuild::event::Progress;
+use rbuild::layers::{Layers, TreeOptions};
 use rbuild::oci::manifest::{Document, Family, Index};
 use rbuild::oci::platform::Platform;
 use rbuild::oci::reference::Reference;
@@ -21,7 +24,8 @@ struct World {
 fn world() -> World {
     let directory = tempfile::tempdir().expect("temp dir");
     let store = Store::open(&directory.path().join("store"), StoreOptions::default()).expect("opened");
-    World { puller: Puller::new(store, Client::new(quick())), _directory: directory }
+    let layers = Layers::new(store, TreeOptions::ROOT, Cancel::new());
+    World { puller: Puller::new(layers, Client::new(quick())), _directory: directory }
 }
 
 fn amd64() -> Platform {
@@ -142,6 +146,30 @@ fn a_name_given_to_a_build_comes_first_and_is_not_taken_away() {
     assert_eq!(resolve(&world, &name, &amd64(), Policy::Missing).expect("ours").id, id);
     assert_eq!(resolve(&world, &name, &amd64(), Policy::Always).expect("theirs").id, other.id);
     assert_eq!(resolve(&world, &name, &amd64(), Policy::Missing).expect("still ours").id, id);
+}
+
+#[test]
+fn a_pulled_name_is_a_name_and_follows_the_registry() {
+    let registry = Registry::start(&Access::Open);
+    let name = format!("{}/multi", registry.address);
+    // Layers must be tars to be taken over; an empty one is the smallest.
+    let empty_tar = || sample(Family::Oci, vec![0; 1024]);
+    let repository = open(quick(), &name);
+    run(push(&repository, &empty_tar(), "latest")).expect("pushed");
+    let world = world();
+    let reference = Reference::parse(&name).expect("valid");
+    let vertex = Progress::silent().vertex("pull", &[]);
+    let pull = || run(world.puller.pull(&reference, &amd64(), &vertex, &Cancel::new())).expect("pulled");
+    let first = pull();
+    let named = world.puller.catalog().find(&name).expect("named").1;
+    assert_eq!((named.images[0].id, named.digest), (first.id, first.digest));
+    assert_eq!(resolve(&world, &name, &amd64(), Policy::Never).expect("there").id, first.id);
+
+    run(push(&repository, &sample(Family::Oci, vec![0; 2048]), "latest")).expect("pushed");
+    let second = resolve(&world, &name, &amd64(), Policy::Always).expect("asked");
+    assert_ne!(second.id, first.id);
+    assert_eq!(world.puller.catalog().find(&name).expect("named").1.images[0].id, second.id);
+    assert_eq!(pull().id, second.id);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Real and wicked servers on loopback for the tests: Debian's `docker-registry`, and a scripted HTTP server.
 
+use std::fmt::Write as _;
 use std::io::{BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -36,13 +37,10 @@ impl Registry {
             Access::Open => {}
             Access::Password => {
                 // bcrypt of "secret"
-                std::fs::write(
-                    root.join("htpasswd"),
-                    concat!("alice:", "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a", "\n"),
-                )
-                .expect("written");
-                config +=
-                    &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", root.join("htpasswd").display());
+                let (path, hash) =
+                    (root.join("htpasswd"), "$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a");
+                std::fs::write(&path, format!("alice:{hash}\n")).expect("written");
+                let _ = write!(config, "auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path.display());
             }
             Access::Tls => {
                 let (key, cert) = (root.join("key.pem"), root.join("cert.pem"));
@@ -53,7 +51,7 @@ impl Registry {
                     .status()
                     .expect("openssl runs");
                 assert!(made.success());
-                config += &format!("  tls:\n    certificate: {}\n    key: {}\n", cert.display(), key.display());
+                let _ = write!(config, "  tls:\n    certificate: {}\n    key: {}\n", cert.display(), key.display());
             }
         }
         std::fs::write(root.join("config.yml"), config).expect("written");
@@ -188,10 +186,10 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen, usize
         let reply = script(&seen, before);
         let mut head = format!("HTTP/1.1 {} X\r\n", reply.status);
         if reply.status != 204 && !reply.headers.iter().any(|(name, _)| name == "content-length") {
-            head += &format!("content-length: {}\r\n", reply.body.len());
+            let _ = write!(head, "content-length: {}\r\n", reply.body.len());
         }
         for (name, value) in &reply.headers {
-            head += &format!("{name}: {value}\r\n");
+            let _ = write!(head, "{name}: {value}\r\n");
         }
         head += "\r\n";
         let body = if seen.method == "HEAD" { &[][..] } else { &reply.body };

@@ -7,11 +7,11 @@
 mod extra;
 mod identity;
 pub(crate) mod mounts;
-mod names;
+pub(crate) mod names;
 mod program;
 mod staging;
-mod standard;
-mod walk;
+pub(crate) mod standard;
+pub(crate) mod walk;
 
 use std::fmt::Display;
 use std::io;
@@ -156,6 +156,10 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     for (number, stream) in (0..).zip(streams) {
         kernel::become_stream(stream.unwrap_or(&null).as_fd(), number).during("set up the standard streams")?;
     }
+    if process.stdio == Stdio::Inherited && rustix::termios::isatty(rustix::stdio::stdin()) {
+        // For job control and ^C; a terminal that is another session's stays with it.
+        let _another_session = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+    }
     identity::limits(process)?;
     let policy = Policy { confined: !process.insecure, pretend_ownership: ground.one_id };
     identity::assume(process, *ground, policy)?;
@@ -187,7 +191,7 @@ fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> 
     Ok(cwd)
 }
 
-/// All there is without namespaces: a changed root directory.
+/// All there is without namespaces: a changed root directory, in which everything is already in its place (`in_place`).
 fn confine(root: &Root, process: &Process, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
     let _leader = rustix::process::setsid();
     let Root::Directory(path) = root else {
@@ -196,13 +200,7 @@ fn confine(root: &Root, process: &Process, socket: &OwnedFd) -> Result<OwnedFd, 
     if process.isolate_network {
         return Err(Fault::Setup("network mode none: this machine lets us make no network namespace".to_owned()));
     }
-    let fd = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .during(format!("open {}", path.display()))?;
-    let mut root = Rooted::new(fd);
-    for mount in &process.mounts {
-        extra::place(&mut root, mount)?;
-    }
-    standard::place_all(&mut root, process)?;
+    let mut root = Rooted::at(path).during(format!("open {}", path.display()))?;
     let cwd = working_directory(&mut root, process)?;
     report_ready(&mut root, socket)?;
     rustix::process::fchdir(root.root()).during("chdir to the root")?;
@@ -236,6 +234,9 @@ fn mount_root(root: &Root, ground: Ground) -> Result<(OwnedFd, Staging), Fault> 
         Root::Overlay { lowers, upper, work } => {
             // The directories are opened before they are covered.
             let below = Target::at(upper).during(format!("open {}", upper.display()))?;
+            // Left by an earlier mount of the same directories, for a shell after a failure say: the kernel marks them because
+            // what was not synced could be lost in a crash, and then nothing of this run survives either.
+            let _absent = std::fs::remove_dir_all(work.join("work/incompat"));
             let changes = mounts::Changes { upper, work };
             let opened = mounts::OverlayParts::open(lowers, Some(changes)).during("open the layers")?;
             let mut staging = Staging::mount(&below)?;

@@ -25,6 +25,8 @@ pub struct HostCommand {
     pub argv: Vec<OsString>,
     /// Variables besides those rbuild was started with.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables that are not passed on.
+    pub unset: Vec<OsString>,
     /// Working directory, rbuild's if not given.
     pub cwd: Option<PathBuf>,
     /// What it reads.
@@ -42,7 +44,7 @@ pub struct HostOutput {
     pub stderr: Vec<u8>,
 }
 
-wire_struct!(HostCommand { argv, env, cwd, stdin });
+wire_struct!(HostCommand { argv, env, unset, cwd, stdin });
 wire_struct!(HostOutput { code, stdout, stderr });
 
 /// Where programs of the host are started from.
@@ -165,7 +167,11 @@ fn answer(memory: OwnedFd, socket: &OwnedFd) -> io::Result<()> {
 fn execute(command: &HostCommand, stopped: &dyn Fn() -> bool) -> io::Result<HostOutput> {
     let [program, arguments @ ..] = command.argv.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
     let mut start = Command::new(program);
-    start.args(arguments).envs(command.env.iter().map(|(key, value)| (key, value)));
+    start.args(arguments);
+    for name in &command.unset {
+        start.env_remove(name);
+    }
+    start.envs(command.env.iter().map(|(key, value)| (key, value)));
     start.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(cwd) = &command.cwd {
         start.current_dir(cwd);
@@ -211,6 +217,7 @@ mod tests {
         HostCommand {
             argv: argv.iter().map(OsString::from).collect(),
             env: vec![("ANSWER".into(), "42".into())],
+            unset: vec!["HOME".into()],
             cwd: Some("/".into()),
             stdin: stdin.to_vec(),
         }
@@ -218,7 +225,7 @@ mod tests {
 
     #[test]
     fn gives_input_and_takes_output() {
-        let script = "echo $ANSWER; pwd; cat >&2; exit 3";
+        let script = "echo $ANSWER$HOME; pwd; cat >&2; exit 3";
         let big = vec![b'x'; 200_000];
         let output = Host::here().run(&command(&["sh", "-c", script], &big), &Cancel::new()).expect("runs");
         assert_eq!((output.code, output.stdout.as_slice(), output.stderr.len()), (3, b"42\n/\n".as_slice(), big.len()));

@@ -11,7 +11,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (1, &["dockerfile", "oci", "tar"]),
     (2, &["event", "image", "plan", "schedule", "transfer"]),
     (3, &["files", "layers"]),
-    (4, &["context", "exec", "fetch", "registry", "snapshot"]),
+    (4, &["context", "docker", "exec", "fetch", "registry", "snapshot"]),
     (5, &["catalog", "engine", "export"]),
     (6, &["pipeline"]),
     (7, &["cli", "ui"]),

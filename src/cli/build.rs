@@ -144,7 +144,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
     let built = pipeline::build(&world, &spec, &request.platforms);
     inputs.save();
     let built = built?;
-    let digest = outputs::write(request, &world, opened, &built)?;
+    let digest = outputs::write(request, &world, opened, &built, env)?;
     Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest })
 }
 

@@ -53,7 +53,9 @@ int main(int argc, char **argv) {
 fn mirrors() -> Vec<String> {
     let mut found: Vec<String> = sources()
         .iter()
-        .flat_map(|file| std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|file| {
+            std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+        })
         .filter(|line| line.starts_with("URIs:") || line.starts_with("deb "))
         .flat_map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         .filter(|word| word.starts_with("http://") || word.starts_with("https://"))
@@ -72,9 +74,8 @@ fn sources() -> Vec<PathBuf> {
         return Vec::new();
     }
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
-    files.extend(
-        std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path()),
-    );
+    files
+        .extend(std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path()));
     files.retain(|file| {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         let known = file.extension().is_some_and(|e| e == "list" || e == "sources");
@@ -126,7 +127,9 @@ fn debian_tar() -> PathBuf {
     let tar = cache.join("debian.tar");
     if !tar.exists() {
         let new = cache.join("debian.tar.new");
-        succeed(Command::new("tar").args(["--numeric-owner", "--sort=name", "-C"]).arg(&root).arg("-cf").arg(&new).arg("."));
+        succeed(
+            Command::new("tar").args(["--numeric-owner", "--sort=name", "-C"]).arg(&root).arg("-cf").arg(&new).arg("."),
+        );
         std::fs::rename(&new, &tar).expect("rename");
     }
     tar

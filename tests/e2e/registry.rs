@@ -111,7 +111,10 @@ fn there_and_back(who: Who) {
     publish_base(&rig, &base);
     let context = rig.context(
         "context",
-        &[("Dockerfile", &format!("FROM {base}\nCOPY a /a\nRUN cat /a /a >/b\nLABEL x=y\nCMD [\"cat\", \"/b\"]\n")), ("a", "1\n")],
+        &[
+            ("Dockerfile", &format!("FROM {base}\nCOPY a /a\nRUN cat /a /a >/b\nLABEL x=y\nCMD [\"cat\", \"/b\"]\n")),
+            ("a", "1\n"),
+        ],
     );
     let metadata = rig.arg("metadata.json");
     rig.build(&["-t", &app, "--push", "--metadata-file", &metadata, &context]);
@@ -144,7 +147,12 @@ fn pull_asks_again(who: Who) {
     let (author, user) = (Rig::new(who), Rig::empty(who));
     let base = server.name("base:latest");
     let publish = |text: &str| {
-        author.build(&["-t", &base, "--push", &author.dockerfile(&format!("FROM busybox\nRUN echo {text} >/version\n"))]);
+        author.build(&[
+            "-t",
+            &base,
+            "--push",
+            &author.dockerfile(&format!("FROM busybox\nRUN echo {text} >/version\n")),
+        ]);
     };
     publish("one");
     let context = user.dockerfile(&format!("FROM {base}\nCMD [\"cat\", \"/version\"]\n"));

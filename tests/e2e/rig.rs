@@ -237,7 +237,14 @@ impl Rig {
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> Output {
         let out = self.rbuild(args);
-        assert!(out.status.success(), "rbuild {args:?} as {:?}: {}\n{}{}", self.who, out.status, out.stdout, out.stderr);
+        assert!(
+            out.status.success(),
+            "rbuild {args:?} as {:?}: {}\n{}{}",
+            self.who,
+            out.status,
+            out.stdout,
+            out.stderr
+        );
         out
     }
 
@@ -263,8 +270,7 @@ impl Drop for Rig {
         if self.who == Who::Multi && !am_root() {
             // Files of subordinate ids: only inside a user namespace are they ours to remove.
             let store = self.store();
-            let _ =
-                Command::new("unshare").args(["--map-auto", "--map-root-user", "rm", "-rf"]).arg(store).output();
+            let _ = Command::new("unshare").args(["--map-auto", "--map-root-user", "rm", "-rf"]).arg(store).output();
         }
         let _ = Command::new("chmod").args(["-R", "u+rwx"]).arg(self.dir.path()).output();
     }

@@ -13,13 +13,14 @@ use super::contexts::Inputs;
 use super::env::Env;
 use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
 use super::world::{Opened, enter, now};
-use super::{Done, Failure, outputs, questions};
+use super::{Done, Failure, caches, outputs, questions};
 use crate::catalog::pull::Policy;
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::Lint;
 use crate::engine::slots::Limit;
 use crate::engine::{Options, StepError};
-use crate::event::{Place, Progress, Warning};
+use crate::event::{Place as TextPlace, Progress, Warning};
+use crate::exchange::spec::Place;
 use crate::fetch::Fetcher;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::snapshot::Copied;
@@ -50,7 +51,8 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
         Mode::Quiet | Mode::RawJson | Mode::None => false,
     };
     match done {
-        Ok(Answer::Built { built, source, digest }) => {
+        Ok(Answer::Built { built, source, digest, cache_failures }) => {
+            warnings.extend(cache_failures.iter().map(|text| plain_warning(text)));
             warnings.extend(built.lints.iter().map(|lint| lint_warning(lint, &source)));
             if shown {
                 to_stderr(&warnings_summary(&warnings, debug, None))?;
@@ -77,7 +79,7 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
 
 /// What came of it.
 enum Answer {
-    Built { built: Box<Built>, source: Arc<Source>, digest: String },
+    Built { built: Box<Built>, source: Arc<Source>, digest: String, cache_failures: Vec<String> },
     Text { stdout: String, code: ExitCode },
 }
 
@@ -136,6 +138,8 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         secrets: &secrets,
         agents: &request.ssh,
         options: &options,
+        cache_from: &request.cache_from,
+        inline_cache: request.cache_to.iter().any(|target| target.place == Place::Inline),
     };
     if let Some(call) = &request.call {
         let (stdout, code) = questions::call(call, &world, &spec, &inputs)?;
@@ -145,7 +149,8 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
     inputs.save();
     let built = built?;
     let digest = outputs::write(request, &world, opened, &built)?;
-    Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest })
+    let cache_failures = caches::write(request, &world, opened, &built)?;
+    Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest, cache_failures })
 }
 
 /// RUNs at a time: as many as there are cores, and more while there is memory.
@@ -231,7 +236,7 @@ fn lint_warning(lint: &Lint, source: &Arc<Source>) -> Warning {
         short: format!("{}: {} (line {})", lint.rule, lint.message, lint.lines.first),
         detail: Vec::new(),
         url: rule_url(lint.rule),
-        place: Some(Place { source: source.clone(), lines: lint.lines }),
+        place: Some(TextPlace { source: source.clone(), lines: lint.lines }),
     }
 }
 

@@ -83,6 +83,8 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         secrets: &secrets,
         agents: &agents,
         options: &options,
+        cache_from: &[],
+        inline_cache: false,
     };
     let resolved = dockerfile::parse(spec.source.clone())
         .map_err(BuildError::Dockerfile)

@@ -11,7 +11,7 @@ use std::time::UNIX_EPOCH;
 use super::args_build::BuildArgs;
 use super::contexts::Inputs;
 use super::env::Env;
-use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
+use super::request::{Allow, BuildRequest, OutputSpec, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
 use super::world::{Opened, enter, now};
 use super::{Done, Failure, caches, outputs, questions};
 use crate::catalog::pull::Policy;
@@ -20,7 +20,9 @@ use crate::dockerfile::ast::Lint;
 use crate::engine::slots::Limit;
 use crate::engine::{Options, StepError};
 use crate::event::{Place as TextPlace, Progress, Warning};
+use crate::exchange::Form;
 use crate::exchange::spec::Place;
+use crate::export::output::Kind;
 use crate::fetch::Fetcher;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::snapshot::Copied;
@@ -139,6 +141,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         agents: &request.ssh,
         options: &options,
         cache_from: &request.cache_from,
+        form: request.outputs.iter().map(form).max().unwrap_or_default(),
         inline_cache: request.cache_to.iter().any(|target| target.place == Place::Inline),
     };
     if let Some(call) = &request.call {
@@ -147,10 +150,30 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
     }
     let built = pipeline::build(&world, &spec, &request.platforms);
     inputs.save();
-    let built = built?;
-    let digest = outputs::write(request, &world, opened, &built)?;
+    let mut built = built?;
+    let written = match outputs::write(request, &world, opened, &built) {
+        Err(outputs::Unwritten::Lost(_)) => {
+            // What the cache promised and nobody has is made here, from what the store has.
+            built = pipeline::build(&world, &Spec { cache_from: &[], ..spec }, &request.platforms)?;
+            outputs::write(request, &world, opened, &built)
+        }
+        written => written,
+    };
+    let digest = written.map_err(outputs::Unwritten::failure)?;
     let cache_failures = caches::write(request, &world, opened, &built)?;
     Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest, cache_failures })
+}
+
+/// What an output needs of layers that are only in caches, before it begins to write.
+fn form(output: &OutputSpec) -> Form {
+    match output {
+        OutputSpec::LoadIntoDocker => Form::Blobs,
+        OutputSpec::Export(output) => match output.kind {
+            Kind::Archive { .. } => Form::Blobs,
+            Kind::Local { .. } | Kind::Tar { .. } => Form::Files,
+            Kind::Image(_) | Kind::CacheOnly => Form::Names,
+        },
+    }
 }
 
 /// RUNs at a time: as many as there are cores, and more while there is memory.

@@ -7,8 +7,31 @@ use super::Failure;
 use super::request::{BuildRequest, OutputSpec};
 use super::world::Opened;
 use crate::export::output::Kind;
-use crate::export::{Exported, Exporter, Subject, Surroundings};
+use crate::export::{ExportError, Exported, Exporter, Subject, Surroundings};
 use crate::pipeline::{Built, World};
+
+/// The outputs were not made.
+pub(super) enum Unwritten {
+    /// A layer that is only in a cache cannot be had from there.
+    Lost(Failure),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Failure> for Unwritten {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Unwritten {
+    /// The fault itself.
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            Self::Lost(failure) | Self::Failed(failure) => failure,
+        }
+    }
+}
 
 /// Makes all outputs of a build; the image ID as text.
 pub(super) fn write(
@@ -16,7 +39,7 @@ pub(super) fn write(
     world: &World<'_>,
     opened: &Opened,
     built: &Built,
-) -> Result<String, Failure> {
+) -> Result<String, Unwritten> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let (layers, cancel) = (opened.layers.clone(), opened.cancel.clone());
     let exporter = Exporter::new(layers, world.puller.clone(), opened.runtime.handle().clone(), cancel, threads);
@@ -26,7 +49,7 @@ pub(super) fn write(
             OutputSpec::Export(output) => output,
             OutputSpec::LoadIntoDocker => {
                 let text = "--load is not supported yet; use: rbuild -o type=docker,dest=- … | docker load";
-                return Err(Failure::text(format!("failed to build: {text}")));
+                return Err(Failure::text(format!("failed to build: {text}")).into());
             }
         };
         let subject = Subject { images: built.images.clone(), names: output.names.clone(), epoch: built.epoch };
@@ -34,7 +57,12 @@ pub(super) fn write(
         let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut stdout };
         let exported = exporter.export(&subject, output, &mut around).map_err(|e| {
             let failure = Failure::of(&e);
-            Failure::text(crate::ui::failed_to_solve(&failure.last).trim_start_matches("ERROR: ").trim_end())
+            let text = crate::ui::failed_to_solve(&failure.last);
+            let failure = Failure::text(text.trim_start_matches("ERROR: ").trim_end());
+            match e {
+                ExportError::Pull(_) if built.only_elsewhere() => Unwritten::Lost(failure),
+                _ => Unwritten::Failed(failure),
+            }
         })?;
         stdout.flush().map_err(|e| Failure::of(&e))?;
         // The first output with a manifest speaks for the build.

@@ -16,6 +16,7 @@ use super::{Done, Failure, build, command_call, command_explain, print, screen};
 use crate::dockerfile;
 use crate::engine::Options;
 use crate::engine::slots::Limit;
+use crate::exchange::Form;
 use crate::fetch::Fetcher;
 use crate::oci::platform::Platform;
 use crate::pipeline::{self, Asked, BuildError, Spec, World};
@@ -84,6 +85,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         agents: &agents,
         options: &options,
         cache_from: &[],
+        form: Form::Names,
         inline_cache: false,
     };
     let resolved = dockerfile::parse(spec.source.clone())

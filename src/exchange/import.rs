@@ -45,6 +45,18 @@ impl Offer {
     }
 }
 
+/// What a result's layers are needed as, before anything is written that cannot be taken back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// Names will do: registries have the blobs, or are given them one by one.
+    #[default]
+    Names,
+    /// Blobs in the store.
+    Blobs,
+    /// Files in the store.
+    Files,
+}
+
 /// What one source knows.
 #[derive(Debug, Default)]
 struct Found {
@@ -247,6 +259,25 @@ impl Imported {
         all.filter(|(at, _)| !bad.contains(&(*id, *at))).map(|(_, offer)| offer.clone()).collect()
     }
 
+    /// Gets layers that are only elsewhere into the form that is needed. What cannot be had is given up and an error.
+    pub fn secure(&self, layers: &[StepLayer], form: Form) -> Result<(), StepError> {
+        let mut wanted: Vec<LayerId> = layers.iter().map(|layer| layer.id).collect();
+        wanted.retain(|id| self.offers.contains_key(id) && !self.is_here(id));
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        match form {
+            Form::Names => Ok(()),
+            Form::Blobs => self.get(&wanted, Want::Blob),
+            Form::Files => self.get(&wanted, Want::Files),
+        }
+    }
+
+    /// Whether the store has neither the layer nor, so far, its bytes: it is only said to be somewhere.
+    pub fn is_only_elsewhere(&self, id: &LayerId) -> bool {
+        self.offers.contains_key(id) && !self.is_here(id)
+    }
+
     pub(super) fn is_verified(&self, id: &LayerId) -> bool {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
@@ -257,7 +288,7 @@ impl Imported {
     }
 
     /// One layer from the first that has it as it should be.
-    async fn fetch_one(&self, id: LayerId, need: Need, vertex: &Vertex) -> Result<(), ExchangeError> {
+    async fn fetch_one(&self, id: LayerId, want: Want, vertex: &Vertex) -> Result<(), ExchangeError> {
         let nobody = || ExchangeError::Unusable { what: format!("layer {id}"), message: "nobody has it".to_owned() };
         let mut failure = None;
         for (at, offer) in self.offers.get(&id).into_iter().flatten().enumerate() {
@@ -265,19 +296,23 @@ impl Imported {
                 continue;
             }
             let mut ways = Vec::new();
-            if let (Need::Entries, Some(index)) = (need, &offer.layer.index) {
-                ways.push(Some(index));
+            ways.push(want);
+            if want == Want::Entries {
+                // The files tell the entries, too.
+                ways.push(Want::Files);
             }
-            // The files tell the entries, too.
-            ways.push(None);
-            for index in ways {
-                let got = match index {
-                    Some(index) => self.fetch_index(id, offer, index).await,
-                    None => self.fetch_files(id, offer, vertex).await,
+            for way in ways {
+                let (digest, got) = match (way, &offer.layer.index) {
+                    (Want::Entries, Some(index)) => (index.digest, self.fetch_index(id, offer, index).await),
+                    (Want::Entries, None) => continue,
+                    (Want::Blob, _) => {
+                        let blob = self.puller.ensure_blob(&offer.image_layer(id), vertex, &self.cancel).await;
+                        (offer.layer.blob.digest, blob.map(drop).map_err(ExchangeError::from))
+                    }
+                    (Want::Files, _) => (offer.layer.blob.digest, self.fetch_files(id, offer, vertex).await),
                 };
                 let Err(error) = got else { return Ok(()) };
                 self.cancel.check()?;
-                let digest = index.map_or(offer.layer.blob.digest, |index| index.digest);
                 vertex.log(Stream::Stderr, format!("{digest} from {}: {error}\n", offer.from).as_bytes());
                 failure = Some(error);
             }
@@ -320,9 +355,32 @@ impl Elsewhere for Imported {
     }
 
     fn fetch(&self, layers: &[LayerId], need: Need) -> Result<(), StepError> {
+        self.get(layers, match need {
+            Need::Entries => Want::Entries,
+            Need::Files => Want::Files,
+        })
+    }
+
+    fn given_up(&self) -> usize {
+        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers: BTreeSet<_> = bad.iter().map(|(id, _)| id).collect();
+        layers.into_iter().filter(|id| (0..self.offers[*id].len()).all(|at| bad.contains(&(**id, at)))).count()
+    }
+}
+
+/// What to get of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Entries,
+    Blob,
+    Files,
+}
+
+impl Imported {
+    fn get(&self, layers: &[LayerId], want: Want) -> Result<(), StepError> {
         let vertex = self.progress.vertex("[internal] load layers from cache", &[]);
         vertex.start();
-        let fetches = layers.iter().map(|id| self.fetch_one(*id, need, &vertex));
+        let fetches = layers.iter().map(|id| self.fetch_one(*id, want, &vertex));
         // The client bounds how many transfers there are at a time.
         let mut failure = None;
         let done = self.runtime.block_on(all(fetches));
@@ -343,12 +401,6 @@ impl Elsewhere for Imported {
         let text = format!("a layer cannot be had from the cache; the step that makes it is run again: {error}");
         vertex.finish(Outcome::Error(text.clone()));
         Err(StepError::Lost(text))
-    }
-
-    fn given_up(&self) -> usize {
-        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
-        let layers: BTreeSet<_> = bad.iter().map(|(id, _)| id).collect();
-        layers.into_iter().filter(|id| (0..self.offers[*id].len()).all(|at| bad.contains(&(**id, at)))).count()
     }
 }
 

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use rbuild_cache::digest::LayerId;
 
 pub use export::Exports;
-pub use import::{Imported, Pending};
+pub use import::{Form, Imported, Pending};
 pub use inline::embed;
 
 use crate::cancel::Cancelled;

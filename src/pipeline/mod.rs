@@ -26,7 +26,7 @@ use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::engine::explain::MissReason;
 use crate::engine::slots::Slots;
 use crate::engine::stack::{Stack, StackLayer};
-use crate::engine::{self, Engine, Finished, Options};
+use crate::engine::{self, Engine, Finished, Options, StepError};
 use crate::event::{Outcome, Progress};
 use crate::exchange;
 use crate::exec::Executor;
@@ -83,6 +83,8 @@ pub struct Spec<'a> {
     pub options: &'a Options,
     /// Caches to look into.
     pub cache_from: &'a [exchange::spec::Source],
+    /// What layers are needed as that are only in caches.
+    pub form: exchange::Form,
     /// Results go into the images' configs.
     pub inline_cache: bool,
 }
@@ -108,6 +110,14 @@ pub struct Built {
     pub results: exchange::Results,
     /// What came from caches.
     pub imported: Arc<exchange::Imported>,
+}
+
+impl Built {
+    /// Whether some layer of the images is nowhere but, perhaps, in a cache.
+    pub fn only_elsewhere(&self) -> bool {
+        let mut layers = self.images.iter().flat_map(|(_, image)| &image.layers);
+        layers.any(|layer| self.imported.is_only_elsewhere(&layer.layer))
+    }
 }
 
 /// What happened to a step, for `explain`.
@@ -219,7 +229,7 @@ impl Common<'_> {
         let bases = bases::Bases { world, images: &images };
         let imported = caches.imported();
         let engine = engine(world, spec, &bases, imported.clone(), slots);
-        let mut finished = engine::drive(&engine, &plan);
+        let mut finished = drive(&engine, &plan, &imported, spec.form);
         let mut one = One {
             image: None,
             lints,
@@ -246,6 +256,19 @@ impl Common<'_> {
             one.image = Some((platform, image));
         }
         Ok(one)
+    }
+}
+
+/// Does all steps. When a layer of the result is not to be had from the cache that has it, they are done again without it.
+fn drive(engine: &Engine<'_>, plan: &Plan, imported: &exchange::Imported, form: exchange::Form) -> Finished {
+    loop {
+        let finished = engine::drive(engine, plan);
+        let result = plan.target.filter(|_| finished.failure.is_none()).and_then(|id| finished.steps.get(&id));
+        let layers = result.map(|report| report.stack.built()).unwrap_or_default();
+        match imported.secure(&layers, form) {
+            Err(StepError::Lost(_)) => {}
+            Ok(()) | Err(_) => return finished,
+        }
     }
 }
 

@@ -169,6 +169,8 @@ fn form(output: &OutputSpec) -> Form {
     match output {
         OutputSpec::LoadIntoDocker => Form::Blobs,
         OutputSpec::Export(output) => match output.kind {
+            // Times are rewritten in what was made here, not in what came from elsewhere.
+            Kind::Image(_) | Kind::Archive { .. } if output.format.rewrite_timestamp => Form::Files,
             Kind::Archive { .. } => Form::Blobs,
             Kind::Local { .. } | Kind::Tar { .. } => Form::Files,
             Kind::Image(_) | Kind::CacheOnly => Form::Names,

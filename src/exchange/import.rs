@@ -238,12 +238,13 @@ fn selector(name: &Reference) -> Selector {
 }
 
 impl Imported {
-    /// How an image lists a layer: as the blob that a cache has, if the layer is not here or came from there.
-    pub fn image_layer(&self, layer: &StepLayer) -> ImageLayer {
+    /// How an image lists a layer: as the blob that a cache has, if the layer is not here or came from there, unless its files
+    /// are what is wanted.
+    pub fn image_layer(&self, layer: &StepLayer, form: Form) -> ImageLayer {
         let own = ImageLayer { diff_id: layer.diff_id, layer: layer.id, descriptor: None, from: Vec::new() };
         let offers = self.offers(&layer.id);
         let Some((first, others)) = offers.split_first() else { return own };
-        if first.layer.diff_id != layer.diff_id || !(self.is_verified(&layer.id) || !self.is_here(&layer.id)) {
+        if form == Form::Files || first.layer.diff_id != layer.diff_id || !(self.is_verified(&layer.id) || !self.is_here(&layer.id)) {
             return own;
         }
         let mut listed = first.image_layer(layer.id);

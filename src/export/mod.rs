@@ -212,7 +212,7 @@ impl Exporter {
             };
             for (_, image) in &mut subject.images {
                 vertex.status("rewriting layers", 0, 0, false);
-                *image = self.rewrite(image, epoch, vertex)?;
+                *image = self.rewrite(image, epoch)?;
                 vertex.done_part("rewriting layers");
             }
         }

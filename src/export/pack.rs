@@ -10,7 +10,7 @@ use super::{ExportError, Exporter};
 use crate::catalog::record::platform_of;
 use crate::catalog::{Image, ImageId, ImageLayer};
 use crate::event::Vertex;
-use crate::layers::{Framing, LayerError, foreign_layer_id};
+use crate::layers::{Framing, LayerError};
 use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Descriptor, Document, Family, Manifest, Packing};
 use crate::oci::platform::Platform;
@@ -138,19 +138,11 @@ impl Exporter {
 
 impl Exporter {
     /// The image with no file of a layer made here later than `epoch`. Layers of others stay as they are.
-    pub(super) fn rewrite(&self, image: &Image, epoch: i64, vertex: &Vertex) -> Result<Image, ExportError> {
+    pub(super) fn rewrite(&self, image: &Image, epoch: i64) -> Result<Image, ExportError> {
         let mut rewritten = image.clone();
-        let made_here = |layer: &&mut ImageLayer| layer.layer != foreign_layer_id(&layer.diff_id);
-        for layer in rewritten.layers.iter_mut().filter(made_here) {
-            if layer.descriptor.is_some() {
-                let one = Image { config: String::new(), layers: vec![layer.clone()], manifest: None };
-                self.runtime.block_on(self.puller.ensure_layers(&one, vertex, &self.cancel))?;
-            }
+        for layer in rewritten.layers.iter_mut().filter(|layer| layer.descriptor.is_none()) {
             let record = self.layers.clamp(&layer.layer, epoch)?;
-            if record.id != layer.layer {
-                *layer =
-                    ImageLayer { diff_id: record.diff_id, layer: record.id, descriptor: None, from: Vec::new() };
-            }
+            (layer.layer, layer.diff_id) = (record.id, record.diff_id);
         }
         if rewritten == *image {
             return Ok(rewritten);

@@ -19,11 +19,12 @@ pub use error::BuildError;
 pub use resolve::{Asked, Resolution, resolve, resolve_plan};
 
 use crate::cancel::Cancel;
-use crate::catalog::Image;
+use crate::catalog::{Image, ImageLayer};
 use crate::catalog::pull::{Policy, Puller};
 use crate::dockerfile;
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::engine::explain::MissReason;
+use crate::engine::record::StepLayer;
 use crate::engine::slots::Slots;
 use crate::engine::stack::{Stack, StackLayer};
 use crate::engine::{self, Engine, Finished, Options, StepError};
@@ -248,7 +249,7 @@ impl Common<'_> {
         } else if let Err(cancelled) = world.cancel.check() {
             one.failure = Some(cancelled.into());
         } else {
-            let mut image = assemble(&plan, &finished, &images, &imported)?;
+            let mut image = assemble(&plan, &finished, &images, &|layer| imported.image_layer(layer, spec.form))?;
             one.results.steps = finished.steps.values().filter_map(|report| report.memo.clone()).collect();
             one.results.layers = image.layers.iter().map(|layer| layer.layer).collect();
             exchange::embed(&mut image, spec.inline_cache.then_some(&one.results));
@@ -366,7 +367,7 @@ fn assemble(
     plan: &Plan,
     finished: &Finished,
     images: &BTreeMap<String, Image>,
-    imported: &exchange::Imported,
+    own: &dyn Fn(&StepLayer) -> ImageLayer,
 ) -> Result<Image, BuildError> {
     let stack = plan.target.and_then(|id| finished.steps.get(&id)).map_or_else(Stack::default, |r| r.stack.clone());
     let diff_ids: Vec<_> = stack.layers().iter().map(StackLayer::diff_id).collect();
@@ -382,7 +383,7 @@ fn assemble(
         .iter()
         .map(|layer| match layer {
             StackLayer::Base { base, index } => images[&base.handle].layers[*index].clone(),
-            StackLayer::Built(layer) => imported.image_layer(layer),
+            StackLayer::Built(layer) => own(layer),
         })
         .collect();
     Ok(Image { config, layers, manifest: None })

@@ -8,6 +8,8 @@ pub mod args_run;
 pub mod args_store;
 mod build;
 mod caches;
+mod call;
+mod clutter;
 pub mod command_call;
 pub mod command_du;
 pub mod command_explain;
@@ -25,7 +27,6 @@ mod questions;
 mod records;
 mod registries;
 pub mod request;
-mod rules;
 mod run;
 mod screen;
 mod store;
@@ -142,6 +143,7 @@ fn dispatch(cli: Cli, env: &Env) -> Done {
         Task::Prune(args) => store::prune(&args, &place?),
         Task::Cache(command) => store::cache(&command, &place?),
         Task::Doctor => run::doctor(&place?),
+        Task::ExplainRule(args) => call::explain_rule(args.rule.as_deref()),
         Task::Completions(args) => print(&args.script()),
         Task::Version => print(format!("rbuild {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
     }

@@ -11,7 +11,7 @@ use rbuild_cache::{Kind, LockKind};
 
 use super::drive::{Memo, StepReport};
 use super::elsewhere::Need;
-use super::explain::MissReason;
+use super::explain::{Listing, MissReason};
 use super::record::{Facts, StepLayer, StepRecord};
 use super::stack::{Stack, StackLayer};
 use super::{Engine, StepError, copy, earlier, run, workdir};
@@ -39,6 +39,8 @@ pub(super) trait Work {
     fn cheap(&self, job: &Job<'_>) -> Result<Option<Facts>, StepError>;
     /// The facts that are the key, with the file listings behind them.
     fn exact(&self, job: &Job<'_>) -> Result<(Facts, Self::Prepared), StepError>;
+    /// The files behind digests among the facts, for explanations.
+    fn listings<'p>(&self, prepared: &'p Self::Prepared) -> Vec<&'p (String, Listing)>;
     /// Does it.
     fn make(&self, job: &Job<'_>, prepared: Self::Prepared) -> Result<StepLayer, StepError>;
 }
@@ -130,6 +132,9 @@ impl Job<'_> {
         let _lock = self.lock(key)?;
         if let Some(record) = self.taken(key, cheap.as_deref())? {
             return Ok(Memoized::taken(key, cheap, record));
+        }
+        for (digest, listing) in work.listings(&prepared) {
+            earlier::keep_listing(self.engine, digest, listing)?;
         }
         let reason = earlier::why(self, &facts, key);
         self.vertex.start();

@@ -244,7 +244,10 @@ impl Imported {
         let own = ImageLayer { diff_id: layer.diff_id, layer: layer.id, descriptor: None, from: Vec::new() };
         let offers = self.offers(&layer.id);
         let Some((first, others)) = offers.split_first() else { return own };
-        if form == Form::Files || first.layer.diff_id != layer.diff_id || !(self.is_verified(&layer.id) || !self.is_here(&layer.id)) {
+        if form == Form::Files
+            || first.layer.diff_id != layer.diff_id
+            || !(self.is_verified(&layer.id) || !self.is_here(&layer.id))
+        {
             return own;
         }
         let mut listed = first.image_layer(layer.id);
@@ -356,10 +359,13 @@ impl Elsewhere for Imported {
     }
 
     fn fetch(&self, layers: &[LayerId], need: Need) -> Result<(), StepError> {
-        self.get(layers, match need {
-            Need::Entries => Want::Entries,
-            Need::Files => Want::Files,
-        })
+        self.get(
+            layers,
+            match need {
+                Need::Entries => Want::Entries,
+                Need::Files => Want::Files,
+            },
+        )
     }
 
     fn given_up(&self) -> usize {

@@ -31,6 +31,7 @@ mod scope;
 mod site;
 mod stage;
 mod steps;
+mod svg;
 
 use std::collections::BTreeSet;
 
@@ -117,14 +118,22 @@ pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked
     };
     let notes = notes.unwrap_or_else(|| {
         // It could not be worked out what the target needs; what is wrong with the text can be said nevertheless.
-        let check = lint::check_of_file(file, &options);
-        lints.extend(lint_stages(file, check.as_ref(), &|_| true));
-        let (warnings, notes) = lint::advise(file, check.as_ref(), &|_| true);
-        lints.extend(warnings);
+        let (of_text, notes) = check_text(file, &options);
+        lints.extend(of_text);
         in_order(&mut lints);
         notes
     });
     Checked::Done { lints, notes, faults }
+}
+
+/// Findings of the rules that look at the text only, and notes, as in [`Checked::Done`].
+pub fn check_text(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>) {
+    let check = lint::check_of_file(file, options);
+    let mut lints = lint_stages(file, check.as_ref(), &|_| true);
+    let (warnings, notes) = lint::advise(file, check.as_ref(), &|_| true);
+    lints.extend(warnings);
+    in_order(&mut lints);
+    (lints, notes)
 }
 
 /// What a target can be given (`--call=outline`).

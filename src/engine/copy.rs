@@ -368,7 +368,8 @@ fn resolve(job: &Job<'_>, source: &GitSource) -> Result<Commit, StepError> {
 
 fn checkout(job: &Job<'_>, source: &GitSource, commit: &Commit) -> Result<SharedTree, StepError> {
     job.vertex.start();
-    job.vertex.log(Stream::Stdout, format!("{}\t{}\n", commit.id, commit.reference.as_deref().unwrap_or("")).as_bytes());
+    job.vertex
+        .log(Stream::Stdout, format!("{}\t{}\n", commit.id, commit.reference.as_deref().unwrap_or("")).as_bytes());
     let checkout = job.engine.fetcher.git().checkout(source, commit, job.engine.cancel);
     let Checkout { directory, root, committed } = checkout.map_err(|error| git_fault(error, ""))?;
     let by_commit = source.commit_times || job.plan.epoch.is_some();

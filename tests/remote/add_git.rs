@@ -6,7 +6,11 @@ use crate::world::{Repository, World};
 
 fn sample(world: &World) -> (Repository, String) {
     let repository = world.repository("r");
-    repository.write("a", "one").write("bin/run", "#!").write("sub/dir/f", "deep").write(".gitattributes", "*.crlf eol=crlf\n");
+    repository
+        .write("a", "one")
+        .write("bin/run", "#!")
+        .write("sub/dir/f", "deep")
+        .write(".gitattributes", "*.crlf eol=crlf\n");
     repository.write("t.crlf", "x\n");
     std::os::unix::fs::symlink("a", repository.path("l")).expect("link");
     let status = std::process::Command::new("chmod").arg("775").arg(repository.path("bin/run")).status();
@@ -167,7 +171,11 @@ fn submodules_of_submodules() {
         .output()
         .expect("git starts");
     let status = String::from_utf8_lossy(&out.stdout);
-    assert!(status.contains(&format!(" {inner_commit} mods/middle/lib/inner")), "{status}{kept}", kept = kept.listing());
+    assert!(
+        status.contains(&format!(" {inner_commit} mods/middle/lib/inner")),
+        "{status}{kept}",
+        kept = kept.listing()
+    );
 }
 
 #[test]

@@ -177,10 +177,14 @@ fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> 
         kernel::loopback_up().during("bring up the loopback interface")?;
     }
     let (root, mut staging) = mount_root(root, ground)?;
+    // A step may make device nodes and an image may bring some, but as no device group keeps it from the machine's disks,
+    // they open nothing: only what `standard` shows in /dev does.
+    let devices = if process.insecure { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
+    mounts::set_attributes(&root, devices, false).during("close the root's device nodes")?;
     let mut root = Rooted::new(root);
     standard::mount_all(&mut root, &mut staging, process, ground)?;
     for (number, mount) in (0..).zip(&process.mounts) {
-        extra::mount(&mut root, &mut staging, number, mount, ground, socket)?;
+        extra::mount(&mut root, &mut staging, number, mount, (ground, devices), socket)?;
     }
     if ground.one_id {
         extra::tame_apt(&mut root, &mut staging)?;

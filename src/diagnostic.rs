@@ -139,6 +139,19 @@ impl Diagnostic {
     }
 }
 
+/// The fault that BuildKit, which stops at one, would have met: it reads the shape of all lines before any instruction.
+pub fn headline(faults: &[Diagnostic]) -> Option<&Diagnostic> {
+    let shape = |fault: &&Diagnostic| fault.kind == Kind::Syntax && fault.code != "no-stage";
+    faults.iter().find(shape).or_else(|| faults.first())
+}
+
+/// All faults in the order of their lines, with carets.
+pub fn render_all(faults: &[Diagnostic]) -> String {
+    let mut sorted: Vec<&Diagnostic> = faults.iter().collect();
+    sorted.sort_by_key(|fault| (fault.lines.map_or(0, |lines| lines.first), fault.span.start));
+    sorted.iter().map(|fault| fault.render() + "\n").collect::<Vec<_>>().join("")
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message())

@@ -26,6 +26,7 @@ pub mod layers;
 
 // Layer 4: one part of the outside world each; they never import one another.
 pub mod context;
+pub mod docker;
 pub mod exec;
 pub mod fetch;
 pub mod registry;

@@ -7,7 +7,7 @@
 //! `network`, `named_contexts` (`"files"` or an image), `all_stages`, and `images`: reference → config (fields of the OCI
 //! config, `layers`: how many). An image that is not listed is a plain one with one layer. `show`: which parts of the answer
 //! are in `expected.txt` (`plan`, `names`, `history`, `config`, `env`, `lints`, `outline`, `targets`, `dot`, `mermaid`,
-//! `json`); without it `names`, `history` and `lints`.
+//! `svg`, `json`); without it `names`, `history` and `lints`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -85,24 +85,6 @@ fn nothing_the_parser_accepts_is_too_much_for_the_plan() {
         }
     }
     assert!(files > LEAST_CASES);
-}
-
-/// L19, D186
-#[test]
-fn sources_hidden_by_dockerignore_are_found() {
-    let text = "FROM scratch AS a\nCOPY b.txt ./sub/x /\nFROM scratch\n# check=skip=CopyIgnoredFile\nCOPY sub/y /\n\
-                ADD . https://example.com/sub /d/\nCOPY --from=a sub /e\n";
-    let file = parse(Source::new("Dockerfile", text)).unwrap();
-    let decided = plan_options(&Value::Null);
-    let Ok(Planned::Plan(plan, _)) = plan(&file, &decided, &Facts::new()) else { panic!("nothing is missing") };
-    let ignored = |path: &str| path == "sub" || path.starts_with("sub/");
-    let found = |all| {
-        let lints = rbuild::plan::lint::ignored_sources(&file, &decided, &plan, &ignored, all);
-        lints.iter().map(|lint| format!("{} {}", lint.lines.first, lint.message)).collect::<Vec<_>>()
-    };
-    let copy = "2 Attempting to Copy file \"sub/x\" that is excluded by .dockerignore";
-    assert_eq!(found(false), [copy]);
-    assert_eq!(found(true), [copy, "6 Attempting to Add file \".\" that is excluded by .dockerignore"]);
 }
 
 /// A long file costs time in proportion: no pass over all steps or stages for each step.
@@ -216,6 +198,7 @@ fn show(
             }
             "dot" => out.push_str(&graph(plan, GraphFormat::Dot)),
             "mermaid" => out.push_str(&graph(plan, GraphFormat::Mermaid)),
+            "svg" => out.push_str(&graph(plan, GraphFormat::Svg)),
             "json" => out.push_str(&graph(plan, GraphFormat::Json)),
             other => panic!("nothing is called {other}"),
         }

@@ -21,6 +21,13 @@ fn main() -> ExitCode {
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let value =
         |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
+    if let Some(name) = value("--contained") {
+        return ExitCode::from(u8::try_from(bench::contained(name)).unwrap_or(1));
+    }
+    if let Some(path) = value("--connect") {
+        println!("{}", bench::greet(path));
+        return ExitCode::SUCCESS;
+    }
     if let Some(name) = value("--inside") {
         let (setting, behaviour) = find(name);
         behaviour(setting);
@@ -79,9 +86,9 @@ fn all() -> Vec<(String, Setting, Behaviour)> {
 fn find(name: &str) -> (Setting, Behaviour) {
     let helpers: [(&str, Behaviour); 2] =
         [(behaviours::RUNS_UNTIL_KILLED, behaviours::runs_until_killed), (behaviours::MEASURE, behaviours::measure)];
-    let helpers = Setting::ALL.into_iter().flat_map(|setting| {
-        helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper))
-    });
+    let helpers = Setting::ALL
+        .into_iter()
+        .flat_map(|setting| helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper)));
     let found = all().into_iter().chain(helpers).find(|(known, ..)| known == name);
     let Some((_, setting, behaviour)) = found else {
         eprintln!("no test {name}");
@@ -102,7 +109,11 @@ fn run(name: &str, setting: Setting) -> Outcome {
         Err(why) => return Outcome::Skipped(why),
     };
     let started = std::time::Instant::now();
-    let output = command.env("RUST_BACKTRACE", "0").args(["--inside", name]).output().expect("starts itself");
+    let output = command
+        .env("RUST_BACKTRACE", "0")
+        .args([if setting == Setting::InPlace { "--contained" } else { "--inside" }, name])
+        .output()
+        .expect("starts itself");
     let took = started.elapsed().as_millis();
     if output.status.success() {
         println!("test {name} ... ok ({took} ms)");

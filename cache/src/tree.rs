@@ -74,6 +74,8 @@ impl Store {
     fn publish(&self, id: &LayerId, from: &Path, bytes: Option<u64>) -> Result<PathBuf> {
         let object = self.tree_object(id);
         let wrapper = self.temp_dir("tree")?;
+        // Before it counts: what does not fit below the ceiling goes with the temporary directory.
+        let _room = self.reserve(bytes.unwrap_or(0))?;
         let root = wrapper.path().join(ROOT);
         move_directory(from, &root).at("move", from)?;
         if let Some(bytes) = bytes {

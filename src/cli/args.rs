@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use super::args_build::{BuildArgs, GraphArgs, PlanArgs};
+use super::args_build::{BuildArgs, ExplainRuleArgs, GraphArgs, PlanArgs};
 use super::args_image::{
     HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs, PullArgs, PushArgs, RmiArgs, SaveArgs, TagArgs,
 };
@@ -69,7 +69,7 @@ pub enum Task {
     Build(Box<BuildArgs>),
     /// Show what a build would do, without doing it
     Plan(Box<PlanArgs>),
-    /// Write the build's graph for Graphviz or as JSON
+    /// Write the build's graph for Graphviz or Mermaid, as a picture or as JSON
     Graph(Box<GraphArgs>),
     /// Say why steps of the last build were run again
     Explain(ExplainArgs),
@@ -108,6 +108,8 @@ pub enum Task {
 
     /// Tell what this machine lets rbuild do, and what would unlock more
     Doctor,
+    /// Explain a lint rule of --check; without a name, list the rules
+    ExplainRule(ExplainRuleArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Print the version
@@ -120,7 +122,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Images", &["images", "inspect", "history", "tag", "rmi", "run"]),
     ("Moving images", &["pull", "push", "save", "load", "import"]),
     ("Store", &["du", "prune", "cache"]),
-    ("Other", &["doctor", "completions", "version"]),
+    ("Other", &["doctor", "explain-rule", "completions", "version"]),
 ];
 
 /// clap's description of the whole command line; also what completions are made from.
@@ -176,6 +178,10 @@ fn overview(command: &Command) -> String {
 /// The same line with `build` put in if it names no command, and `--flag=true` of switches in the form clap knows.
 fn with_subcommand(mut argv: Vec<OsString>, command: &Command) -> Vec<OsString> {
     let build = command.find_subcommand("build").expect("declared above");
+    // The form that is easy to guess beside `--check`.
+    if let Some(at) = argv.iter().position(|word| word == "--explain-rule") {
+        argv[at] = "explain-rule".into();
+    }
     let switches: Vec<&clap::Arg> = command.get_arguments().chain(build.get_arguments()).collect();
     let word = first_word(&argv, &switches);
     if let Some(at) = word.filter(|at| argv[*at] == "help") {

@@ -124,6 +124,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "WHAT", help_heading = "Steps")]
     pub allow: Vec<String>,
 
+    /// Fail if an image is used that no PATTERN allows, e.g. "registry.example.com/golden/**"; @FILE has one a line
+    #[arg(long, value_name = "PATTERN|@FILE", help_heading = "Steps")]
+    pub allow_base: Vec<String>,
+
     /// Size of /dev/shm, e.g. 64m
     #[arg(long, value_name = "SIZE", help_heading = "Steps")]
     pub shm_size: Option<String>,
@@ -144,13 +148,17 @@ pub struct BuildArgs {
     #[arg(short, long, help_heading = "Display")]
     pub quiet: bool,
 
-    /// Do not build but answer: check, outline, targets[,format=json]
+    /// Do not build but answer: check, outline, targets or subrequests.describe[,format=json]
     #[arg(long, value_name = "QUESTION", help_heading = "Display")]
     pub call: Option<String>,
 
     /// Check the Dockerfile: short for --call=check
     #[arg(long, help_heading = "Display")]
     pub check: bool,
+
+    /// How to write the answer of --check and --call: text or json; for --check also sarif or github
+    #[arg(long, value_name = "FORMAT", help_heading = "Display")]
+    pub format: Option<String>,
 
     /// Without meaning here.
     #[command(flatten)]
@@ -278,11 +286,23 @@ pub struct GraphArgs {
     pub format: GraphFormat,
 }
 
+/// `rbuild explain-rule`
+#[derive(Args, Clone, Debug, Default)]
+pub struct ExplainRuleArgs {
+    /// Name of the rule, in any case or like-this
+    #[arg(value_name = "RULE")]
+    pub rule: Option<String>,
+}
+
 /// How a graph is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum GraphFormat {
     /// For Graphviz.
     Dot,
+    /// For Mermaid.
+    Mermaid,
+    /// A picture.
+    Svg,
     /// For programs.
     Json,
 }

@@ -9,25 +9,25 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use super::args_build::BuildArgs;
+use super::call::{self, Said};
 use super::contexts::Inputs;
 use super::env::Env;
 use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
 use super::world::{Opened, enter, now};
-use super::{Done, Failure, outputs, questions};
+use super::{Done, Failure, outputs};
 use crate::catalog::pull::Policy;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, headline, render_all};
 use crate::dockerfile::ast::Lint;
+use crate::dockerfile::rules::Rule;
 use crate::engine::slots::Limit;
 use crate::engine::{Options, StepError};
 use crate::event::{Place, Progress, Warning};
 use crate::fetch::Fetcher;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
+use crate::plan::PlanOptions;
 use crate::snapshot::Copied;
 use crate::source::Source;
 use crate::ui::{Display, Mode, Size, failed_to_solve, warnings_summary};
-
-/// Where a lint rule is explained.
-const RULE_URL: &str = "https://docs.docker.com/go/dockerfile/rule/";
 
 /// Builds, or answers a question about the Dockerfile.
 pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bool) -> Done {
@@ -60,9 +60,9 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
             }
             Ok(ExitCode::SUCCESS)
         }
-        Ok(Answer::Text { stdout, code }) => {
+        Ok(Answer::Said(Said { stdout, code, failure })) => {
             super::print(stdout.as_bytes())?;
-            Ok(code)
+            failure.map_or(Ok(code), Err)
         }
         Err(Stop::Failure(failure)) => Err(failure),
         Err(Stop::Build(error)) => {
@@ -78,7 +78,7 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
 /// What came of it.
 enum Answer {
     Built { built: Box<Built>, source: Arc<Source>, digest: String },
-    Text { stdout: String, code: ExitCode },
+    Said(Said),
 }
 
 enum Stop {
@@ -128,9 +128,10 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         allow_insecure: security_insecure,
     };
     let secrets = request.secrets.iter().map(|(id, value)| (id.clone(), value.0.clone())).collect();
+    let plan = PlanOptions { ignored: inputs.ignored(), ..request.plan.clone() };
     let spec = Spec {
         source: inputs.source.clone(),
-        plan: &request.plan,
+        plan: &plan,
         contexts: &inputs.trees,
         pull: policy(request.pull),
         secrets: &secrets,
@@ -138,13 +139,12 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         options: &options,
     };
     if let Some(call) = &request.call {
-        let (stdout, code) = questions::call(call, &world, &spec, &inputs)?;
-        return Ok(Answer::Text { stdout, code });
+        return Ok(Answer::Said(call::call(call, &world, &spec, &inputs, request, env)?));
     }
     let built = pipeline::build(&world, &spec, &request.platforms);
     inputs.save();
     let built = built?;
-    let digest = outputs::write(request, &world, opened, &built)?;
+    let digest = outputs::write(request, &world, opened, &built, env)?;
     Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest })
 }
 
@@ -208,7 +208,8 @@ pub(super) fn explained(error: &BuildError, before: String) -> Failure {
     let (above, last) = match error {
         BuildError::Cancelled(_) => (String::new(), error.to_string()),
         BuildError::Dockerfile(faults) => {
-            (faults.iter().map(Diagnostic::render).collect::<Vec<_>>().join("\n"), error.to_string())
+            let first = headline(faults).map_or_else(String::new, Diagnostic::excerpt);
+            (render_all(faults) + &first, error.to_string())
         }
         BuildError::Image { file: source, lines, help: text, .. } => {
             (crate::diagnostic::excerpt(source, *lines) + &help(text), error.to_string())
@@ -227,28 +228,13 @@ fn plain_warning(note: &str) -> Warning {
 
 /// A finding in the words of the summary.
 fn lint_warning(lint: &Lint, source: &Arc<Source>) -> Warning {
+    let rule = Rule::find(lint.rule);
     Warning {
         short: format!("{}: {} (line {})", lint.rule, lint.message, lint.lines.first),
-        detail: Vec::new(),
-        url: rule_url(lint.rule),
+        detail: rule.map(|rule| rule.description.to_owned()).into_iter().collect(),
+        url: rule.and_then(Rule::url),
         place: Some(Place { source: source.clone(), lines: lint.lines }),
     }
-}
-
-/// The documentation of a rule: its name in kebab case.
-pub(super) fn rule_url(rule: &str) -> Option<String> {
-    let mut kebab = String::new();
-    let letters: Vec<char> = rule.chars().collect();
-    for (at, letter) in letters.iter().enumerate() {
-        let word_begins = at > 0
-            && letter.is_uppercase()
-            && (letters[at - 1].is_lowercase() || letters.get(at + 1).is_some_and(|next| next.is_lowercase()));
-        if word_begins {
-            kebab.push('-');
-        }
-        kebab.extend(letter.to_lowercase());
-    }
-    Some(format!("{RULE_URL}{kebab}/"))
 }
 
 fn remove_old(path: &PathBuf) -> Result<(), Failure> {
@@ -284,13 +270,5 @@ mod tests {
         assert!(!memory_lasts_by(&meminfo(99), ""));
         assert!(!memory_lasts_by(&meminfo(900), "some avg10=10.00 avg60=0.00\n"));
         assert!(memory_lasts_by("", ""));
-    }
-
-    #[test]
-    fn rules_have_an_address_in_kebab_case() {
-        let url = |rule: &str| rule_url(rule).and_then(|u| u.strip_prefix(RULE_URL).map(str::to_owned));
-        assert_eq!(url("StageNameCasing").as_deref(), Some("stage-name-casing/"));
-        assert_eq!(url("JSONArgsRecommended").as_deref(), Some("json-args-recommended/"));
-        assert_eq!(url("FromAsCasing").as_deref(), Some("from-as-casing/"));
     }
 }

@@ -1,38 +1,49 @@
-//! Answers to `--check` and `--call`: the tables and JSON objects Docker's client prints.
+//! Answers to `--check` and `--call`: the tables and JSON objects Docker's client prints, and what code scanners read.
 //!
 //! Pure.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::rules;
-use super::table::table;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, excerpt, headline};
 use crate::dockerfile::ast::Lint;
+use crate::dockerfile::rules::Rule;
 use crate::event::Place;
-use crate::plan::outline::{Outline, OutlineSecret, Target};
+use crate::plan::outline::{Outline, OutlineArg, OutlineSecret, Target};
 use crate::source::{Lines, Source};
-use crate::ui::{CheckWarning, check_report, error_line};
+use crate::ui::{CheckWarning, check_report};
 
-/// What can be asked: name, version, what is answered.
+/// What can be asked: name, version, description, as BuildKit tells its clients.
 const QUESTIONS: [(&str, &str, &str); 4] = [
-    ("outline", "1.0.0", "What the target can be given: build arguments, secrets, ssh agents"),
-    ("targets", "1.0.0", "The targets there are"),
-    ("lint", "1.0.0", "What is not as it should be (also called check)"),
-    ("subrequests.describe", "1.0.0", "The questions there are"),
+    ("frontend.outline", "1.0.0", "List all parameters current build target supports"),
+    ("frontend.targets", "1.0.0", "List all targets current build supports"),
+    ("frontend.lint", "1.0.0", "Lint a Dockerfile"),
+    ("frontend.subrequests.describe", "1.0.0", "List available subrequest types"),
 ];
 
-/// The findings of `--check`, and what would keep the Dockerfile from being built.
-pub fn check(source: &Arc<Source>, lints: &[Lint], faults: &[Diagnostic], as_json: bool) -> String {
-    if as_json {
-        return check_json(source, lints, faults);
-    }
+/// All that `--check` found.
+pub(super) struct Report {
+    /// The Dockerfile.
+    pub(super) source: Arc<Source>,
+    /// Warnings.
+    pub(super) lints: Vec<Lint>,
+    /// Findings that count for nothing.
+    pub(super) notes: Vec<Lint>,
+    /// What keeps it from being built.
+    pub(super) faults: Vec<Diagnostic>,
+}
+
+/// The report for people. Faults are not in it: they go to stderr.
+pub(super) fn check(report: &Report) -> String {
+    let Report { source, lints, notes, faults } = report;
     let warning = |lint: &Lint| CheckWarning {
         rule: lint.rule.to_owned(),
-        url: rules::url(lint.rule),
+        url: Rule::find(lint.rule).and_then(Rule::url),
         detail: lint.message.clone(),
         place: Some(Place { source: source.clone(), lines: lint.lines }),
     };
@@ -40,61 +51,174 @@ pub fn check(source: &Arc<Source>, lints: &[Lint], faults: &[Diagnostic], as_jso
     if faults.is_empty() || !lints.is_empty() {
         out += &check_report(lints.iter().map(warning).collect());
     }
-    for fault in faults {
-        out += &format!("\n{}{}", fault.render(), error_line(&fault.message()));
+    for note in notes {
+        let _ = write!(out, "\nNOTE: {} - rbuild explain-rule {0}\n{}\n", note.rule, note.message);
+        out += &excerpt(source, note.lines);
     }
     out
 }
 
-fn check_json(source: &Source, lints: &[Lint], faults: &[Diagnostic]) -> String {
-    let mut sorted: Vec<&Lint> = lints.iter().collect();
-    sorted.sort_by_key(|lint| lint.lines.first);
-    let warning = |lint: &&Lint| {
-        let mut object = Map::new();
-        object.insert("ruleName".to_owned(), json!(lint.rule));
-        object.insert("description".to_owned(), json!(rules::description(lint.rule)));
-        if let Some(url) = rules::url(lint.rule) {
-            object.insert("url".to_owned(), json!(url));
-        }
-        object.insert("detail".to_owned(), json!(lint.message));
-        object.insert("location".to_owned(), location(lint.lines));
-        Value::Object(object)
-    };
+/// BuildKit's JSON; `notes`, and `buildErrors` when there are several, are ours.
+pub(super) fn check_json(report: &Report) -> String {
+    let Report { source, lints, notes, faults } = report;
     let mut out = Map::new();
-    out.insert("warnings".to_owned(), sorted.iter().map(warning).collect());
+    out.insert("warnings".to_owned(), in_order(lints).map(json_lint).collect());
+    if !notes.is_empty() {
+        out.insert("notes".to_owned(), in_order(notes).map(json_lint).collect());
+    }
     let text = json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
     out.insert("sources".to_owned(), json!([text]));
-    if let Some(fault) = faults.first() {
-        out.insert("buildError".to_owned(), json!({ "message": fault.message(), "location": fault.lines.map(location) }));
+    let error = |fault: &Diagnostic| {
+        let mut object = Map::new();
+        object.insert("message".to_owned(), json!(fault.message()));
+        if let Some(lines) = fault.lines {
+            object.insert("location".to_owned(), location(lines));
+        }
+        Value::Object(object)
+    };
+    if let Some(fault) = headline(faults) {
+        out.insert("buildError".to_owned(), error(fault));
+    }
+    if faults.len() > 1 {
+        out.insert("buildErrors".to_owned(), faults.iter().map(error).collect());
     }
     format!("{:#}\n", Value::Object(out))
 }
 
+fn in_order(lints: &[Lint]) -> impl Iterator<Item = &Lint> {
+    let mut sorted: Vec<&Lint> = lints.iter().collect();
+    sorted.sort_by_key(|lint| lint.lines.first);
+    sorted.into_iter()
+}
+
+fn json_lint(lint: &Lint) -> Value {
+    let rule = Rule::find(lint.rule);
+    let mut object = Map::new();
+    object.insert("ruleName".to_owned(), json!(lint.rule));
+    object.insert("description".to_owned(), json!(rule.map_or("", |rule| rule.description)));
+    if let Some(url) = rule.and_then(Rule::url) {
+        object.insert("url".to_owned(), json!(url));
+    }
+    object.insert("detail".to_owned(), json!(lint.message));
+    object.insert("location".to_owned(), location(lint.lines));
+    Value::Object(object)
+}
+
+/// SARIF 2.1.0, which code scanning services read. `path` is the Dockerfile's, relative to the repository.
+pub(super) fn sarif(report: &Report, path: &str) -> String {
+    let used: BTreeSet<&str> = report.lints.iter().chain(&report.notes).map(|lint| lint.rule).collect();
+    let faults: BTreeSet<&str> = report.faults.iter().map(|fault| fault.code).collect();
+    let mut rules: Vec<Value> = used
+        .iter()
+        .filter_map(|name| Rule::find(name))
+        .map(|rule| {
+            let mut object = Map::new();
+            object.insert("id".to_owned(), json!(rule.name));
+            object.insert("shortDescription".to_owned(), json!({ "text": rule.description }));
+            object.insert("help".to_owned(), json!({ "text": rule.page, "markdown": rule.page }));
+            if let Some(url) = rule.url() {
+                object.insert("helpUri".to_owned(), json!(url));
+            }
+            Value::Object(object)
+        })
+        .collect();
+    rules.extend(faults.iter().map(|code| json!({ "id": code })));
+    let place =
+        |region: Value| json!([{ "physicalLocation": { "artifactLocation": { "uri": path }, "region": region } }]);
+    let result = |level: &str| {
+        let level = level.to_owned();
+        move |lint: &Lint| {
+            let region = json!({ "startLine": lint.lines.first, "endLine": lint.lines.last });
+            json!({ "ruleId": lint.rule, "level": level, "message": { "text": lint.message }, "locations": place(region) })
+        }
+    };
+    let mut results: Vec<Value> = in_order(&report.lints).map(result("warning")).collect();
+    results.extend(in_order(&report.notes).map(result("note")));
+    results.extend(report.faults.iter().map(|fault| {
+        let (line, column) = fault_position(fault);
+        let region = json!({ "startLine": line, "startColumn": column });
+        let text = fault.help.as_ref().map_or(fault.text.clone(), |help| format!("{} ({help})", fault.text));
+        json!({ "ruleId": fault.code, "level": "error", "message": { "text": text }, "locations": place(region) })
+    }));
+    let driver = json!({ "name": "rbuild", "version": env!("CARGO_PKG_VERSION"), "rules": rules });
+    let run = json!({ "tool": { "driver": driver }, "results": results, "columnKind": "unicodeCodePoints" });
+    let schema = "https://json.schemastore.org/sarif-2.1.0.json";
+    format!("{:#}\n", json!({ "$schema": schema, "version": "2.1.0", "runs": [run] }))
+}
+
+/// Workflow commands of GitHub Actions: shown beside the lines of a pull request.
+pub(super) fn github(report: &Report, path: &str) -> String {
+    let text = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let property = |value: &str| text(value).replace(':', "%3A").replace(',', "%2C");
+    let mut out = String::new();
+    for (level, lints) in [("warning", &report.lints), ("notice", &report.notes)] {
+        for lint in in_order(lints) {
+            let Lines { first, last } = lint.lines;
+            let (file, message) = (property(path), text(&lint.message));
+            let _ = writeln!(out, "::{level} file={file},line={first},endLine={last},title={}::{message}", lint.rule);
+        }
+    }
+    for fault in &report.faults {
+        let (line, column) = fault_position(fault);
+        let help = fault.help.as_ref().map_or(String::new(), |help| format!("\nhelp: {help}"));
+        let (file, message) = (property(path), text(&format!("{}{help}", fault.text)));
+        let _ = writeln!(out, "::error file={file},line={line},col={column},title={}::{message}", fault.code);
+    }
+    out
+}
+
+fn fault_position(fault: &Diagnostic) -> (u32, u32) {
+    match fault.lines {
+        Some(_) => fault.source.position(fault.span.start),
+        None => (1, 1),
+    }
+}
+
 /// What the target can be given.
-pub fn outline(source: &Source, outline: &Outline, as_json: bool) -> String {
+pub(super) fn outline(source: &Source, outline: &Outline, as_json: bool) -> String {
     if as_json {
         return outline_json(source, outline);
     }
-    let mut parts = Vec::new();
-    let name = if outline.name.is_empty() { "(default)" } else { &outline.name };
-    let mut head = format!("TARGET:      {name}\n");
-    if let Some(text) = &outline.description {
-        head += &format!("DESCRIPTION: {text}\n");
+    let mut out = String::new();
+    if !outline.name.is_empty() || outline.description.is_some() {
+        let name = if outline.name.is_empty() { "default" } else { &outline.name };
+        let mut rows = vec![["TARGET:", name]];
+        rows.extend(outline.description.as_deref().map(|text| ["DESCRIPTION:", text]));
+        out += &tabs(&rows, 1);
+        out.push('\n');
     }
-    parts.push(head);
     if !outline.args.is_empty() {
-        let cells = |arg: &crate::plan::outline::OutlineArg| {
+        let cells = |arg: &OutlineArg| {
             [arg.name.clone(), arg.value.clone().unwrap_or_default(), arg.description.clone().unwrap_or_default()]
         };
-        parts.push(table(["BUILD ARG", "VALUE", "DESCRIPTION"], &outline.args.iter().map(cells).collect::<Vec<_>>()));
+        let heading = ["BUILD ARG", "VALUE", "DESCRIPTION"].map(str::to_owned);
+        out += &tabs(&std::iter::once(heading).chain(outline.args.iter().map(cells)).collect::<Vec<_>>(), 3);
+        out.push('\n');
     }
     for (heading, list) in [("SECRET", &outline.secrets), ("SSH", &outline.ssh)] {
         if !list.is_empty() {
             let cells = |one: &OutlineSecret| [one.id.clone(), if one.required { "true" } else { "" }.to_owned()];
-            parts.push(table([heading, "REQUIRED"], &list.iter().map(cells).collect::<Vec<_>>()));
+            let heading = [heading, "REQUIRED"].map(str::to_owned);
+            out += &tabs(&std::iter::once(heading).chain(list.iter().map(cells)).collect::<Vec<_>>(), 3);
+            out.push('\n');
         }
     }
-    trimmed(&parts.join("\n"))
+    out
+}
+
+/// Columns as Go's tabwriter makes them: each but the last as wide as its widest cell and the gap.
+fn tabs<const N: usize, S: AsRef<str>>(rows: &[[S; N]], gap: usize) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].as_ref().chars().count()).max().unwrap_or(0) + gap;
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let width = if column + 1 == N { 0 } else { widths[column] };
+            let _ = write!(out, "{:width$}", cell.as_ref());
+        }
+        out.push('\n');
+    }
+    out
 }
 
 fn outline_json(source: &Source, outline: &Outline) -> String {
@@ -120,12 +244,14 @@ fn outline_json(source: &Source, outline: &Outline) -> String {
         });
         put_list(&mut out, key, secrets.collect());
     }
+    let caches = outline.caches.iter().map(|one| json!({ "ID": one.id, "location": location(one.lines) }));
+    put_list(&mut out, "cache", caches.collect());
     out.insert("sources".to_owned(), json!([STANDARD.encode(&source.text)]));
     format!("{:#}\n", Value::Object(out))
 }
 
 /// The targets there are.
-pub fn targets(source: &Source, targets: &[Target], as_json: bool) -> String {
+pub(super) fn targets(source: &Source, targets: &[Target], as_json: bool) -> String {
     if as_json {
         let list = targets.iter().map(|target| {
             let mut object = Map::new();
@@ -148,19 +274,31 @@ pub fn targets(source: &Source, targets: &[Target], as_json: bool) -> String {
         };
         [name, target.description.clone().unwrap_or_default()]
     };
-    trimmed(&table(["TARGET", "DESCRIPTION"], &targets.iter().map(cells).collect::<Vec<_>>()))
+    let heading = ["TARGET", "DESCRIPTION"].map(str::to_owned);
+    tabs(&std::iter::once(heading).chain(targets.iter().map(cells)).collect::<Vec<_>>(), 3)
 }
 
 /// The questions there are.
-pub fn questions(as_json: bool) -> String {
+pub(super) fn questions(as_json: bool) -> String {
     if as_json {
         let one = |(name, version, text): &(&str, &str, &str)| {
-            json!({ "name": name, "version": version, "type": "rpc", "description": text })
+            let opts = match *name {
+                "frontend.outline" => json!([{ "Name": "target", "Description": "Target build stage" }]),
+                _ => Value::Null,
+            };
+            let result = |name: &str| json!({ "Name": name, "Description": "" });
+            json!({
+                "Name": name, "Version": version, "Type": "rpc", "Description": text, "Opts": opts, "Inputs": null,
+                "Metadata": [result("result.json"), result("result.txt")], "Refs": null,
+            })
         };
         return format!("{:#}\n", Value::Array(QUESTIONS.iter().map(one).collect()));
     }
-    let cells = |(name, version, text): &(&str, &str, &str)| [name, version, text].map(|text| (*text).to_owned());
-    table(["NAME", "VERSION", "DESCRIPTION"], &QUESTIONS.iter().map(cells).collect::<Vec<_>>())
+    let cells = |(name, version, text): (&'static str, &'static str, &'static str)| {
+        [name.trim_start_matches("frontend."), version, text]
+    };
+    let heading = ["NAME", "VERSION", "DESCRIPTION"];
+    tabs(&std::iter::once(heading).chain(QUESTIONS.into_iter().map(cells)).collect::<Vec<_>>(), 1)
 }
 
 fn location(lines: Lines) -> Value {
@@ -187,15 +325,9 @@ fn put_true(object: &mut Map<String, Value>, key: &str, value: bool) {
     }
 }
 
-/// Without blanks at the ends of lines, where last cells are empty.
-fn trimmed(text: &str) -> String {
-    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::outline::OutlineArg;
 
     fn source() -> Arc<Source> {
         Source::new("Dockerfile", "FROM alpine AS Base\nRUN true\nFROM base\n")
@@ -205,25 +337,86 @@ mod tests {
         Lines { first: line, last: line }
     }
 
-    fn lint() -> Lint {
-        let message = "Stage name 'Base' should be lowercase".to_owned();
-        Lint { rule: "StageNameCasing", message, lines: at(1) }
+    fn report() -> Report {
+        let lint = |rule, message: &str, line| Lint { rule, message: message.to_owned(), lines: at(line) };
+        Report {
+            source: source(),
+            lints: vec![lint("StageNameCasing", "Stage name 'Base' should be lowercase", 1)],
+            notes: vec![lint("AptUpdateAlone", "100% alone", 2)],
+            faults: Vec::new(),
+        }
+    }
+
+    fn broken() -> Report {
+        let source = Source::new("Dockerfile", "FROM a\nRUNN x\nCOPY\n");
+        let faults = crate::dockerfile::parse(source.clone()).expect_err("no such instruction");
+        Report { source, lints: Vec::new(), notes: Vec::new(), faults }
     }
 
     #[test]
-    fn findings() {
-        assert_eq!(check(&source(), &[], &[], false), "Check complete, no warnings found.\n");
-        let text = check(&source(), &[lint()], &[], false);
-        assert!(text.starts_with("Check complete, 1 warning has been found!\n\nWARNING: StageNameCasing - https:"), "{text}");
-        let parsed: Value = serde_json::from_str(&check(&source(), &[lint()], &[], true)).expect("JSON");
-        assert_eq!(parsed["warnings"][0]["ruleName"], "StageNameCasing");
-        assert_eq!(parsed["warnings"][0]["location"], location(at(1)));
-        assert_eq!(parsed["buildError"], Value::Null);
-        let faults = crate::dockerfile::parse(Source::new("Dockerfile", "FROM a\nRUNN x\n")).expect_err("no such instruction");
-        let text = check(&source(), &[], &faults, false);
-        assert!(text.ends_with("ERROR: dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)\n"), "{text}");
-        let parsed: Value = serde_json::from_str(&check(&source(), &[], &faults, true)).expect("JSON");
-        assert_eq!(parsed["buildError"]["location"], location(at(2)));
+    fn notes_come_after_what_buildkit_says() {
+        let clean = Report { lints: Vec::new(), notes: Vec::new(), ..report() };
+        assert_eq!(check(&clean), "Check complete, no warnings found.\n");
+        assert_eq!(check(&broken()), "");
+        let text = check(&report());
+        assert!(
+            text.starts_with("Check complete, 1 warning has been found!\n\nWARNING: StageNameCasing - https:"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\nNOTE: AptUpdateAlone - rbuild explain-rule AptUpdateAlone\n100% alone\nDockerfile:2\n"),
+            "{text}"
+        );
+        let clean = check(&Report { lints: Vec::new(), ..report() });
+        assert!(clean.starts_with("Check complete, no warnings found.\n\nNOTE: "), "{clean}");
+    }
+
+    #[test]
+    fn json_has_buildkits_keys() {
+        let parsed: Value = serde_json::from_str(&check_json(&report())).expect("JSON");
+        let warning = json!({
+            "ruleName": "StageNameCasing",
+            "description": "Stage names should be lowercase",
+            "url": "https://docs.docker.com/go/dockerfile/rule/stage-name-casing/",
+            "detail": "Stage name 'Base' should be lowercase",
+            "location": { "ranges": [{ "start": { "line": 1 }, "end": { "line": 1 } }] },
+        });
+        assert_eq!(parsed["warnings"], json!([warning]));
+        assert_eq!(parsed["notes"][0]["ruleName"], "AptUpdateAlone");
+        assert_eq!(parsed["sources"][0]["filename"], "Dockerfile");
+        assert_eq!(parsed.get("buildError"), None);
+        let parsed: Value = serde_json::from_str(&check_json(&broken())).expect("JSON");
+        let message = "dockerfile parse error on line 2: unknown instruction: RUNN (did you mean RUN?)";
+        assert_eq!(parsed["buildError"], json!({ "message": message, "location": location(at(2)) }));
+        assert_eq!(parsed["buildErrors"].as_array().map(Vec::len), Some(2));
+        assert_eq!(parsed["warnings"], json!([]));
+    }
+
+    #[test]
+    fn sarif_names_rules_levels_and_lines() {
+        let parsed: Value = serde_json::from_str(&sarif(&report(), "docker/Dockerfile")).expect("JSON");
+        let run = &parsed["runs"][0];
+        assert_eq!(parsed["version"], "2.1.0");
+        assert_eq!(run["results"][0]["ruleId"], "StageNameCasing");
+        assert_eq!(run["results"][0]["level"], "warning");
+        assert_eq!(run["results"][1]["level"], "note");
+        let location = &run["results"][0]["locations"][0]["physicalLocation"];
+        assert_eq!(location["artifactLocation"]["uri"], "docker/Dockerfile");
+        assert_eq!(location["region"], json!({ "startLine": 1, "endLine": 1 }));
+        let ids: Vec<_> = run["tool"]["driver"]["rules"].as_array().expect("rules").iter().map(|r| &r["id"]).collect();
+        assert_eq!(ids, ["AptUpdateAlone", "StageNameCasing"]);
+        let parsed: Value = serde_json::from_str(&sarif(&broken(), "Dockerfile")).expect("JSON");
+        assert_eq!(parsed["runs"][0]["results"][0]["level"], "error");
+    }
+
+    #[test]
+    fn github_annotations_are_escaped() {
+        assert_eq!(
+            github(&report(), "a,b/Dockerfile"),
+            "::warning file=a%2Cb/Dockerfile,line=1,endLine=1,title=StageNameCasing::Stage name 'Base' should be lowercase\n\
+             ::notice file=a%2Cb/Dockerfile,line=2,endLine=2,title=AptUpdateAlone::100%25 alone\n"
+        );
+        assert!(github(&broken(), "Dockerfile").starts_with("::error file=Dockerfile,line=2,col=1,title="));
     }
 
     #[test]
@@ -234,30 +427,37 @@ mod tests {
             description: description.map(str::to_owned),
             lines: at(2),
         };
+        let one = |id: &str, required, line| OutlineSecret { id: id.to_owned(), required, lines: at(line) };
         let target = Outline {
             name: "release".to_owned(),
             description: Some("what is shipped".to_owned()),
             args: vec![arg("GO_VERSION", Some("1.22"), Some("which Go")), arg("X", None, None)],
-            secrets: vec![OutlineSecret { id: "token".to_owned(), required: true, lines: at(3) }],
-            ssh: vec![OutlineSecret { id: "default".to_owned(), required: false, lines: at(4) }],
+            secrets: vec![one("token", true, 3)],
+            ssh: vec![one("default", false, 4)],
+            caches: vec![one("/root/.cache", false, 4)],
         };
-        insta::assert_snapshot!(outline(&source(), &target, false), @"
-        TARGET:      release
-        DESCRIPTION: what is shipped
-
-        BUILD ARG    VALUE     DESCRIPTION
-        GO_VERSION   1.22      which Go
-        X
-
-        SECRET    REQUIRED
-        token     true
-
-        SSH       REQUIRED
-        default
-        ");
+        let expected = [
+            "TARGET:      release",
+            "DESCRIPTION: what is shipped",
+            "",
+            "BUILD ARG    VALUE   DESCRIPTION",
+            "GO_VERSION   1.22    which Go",
+            "X                    ",
+            "",
+            "SECRET   REQUIRED",
+            "token    true",
+            "",
+            "SSH       REQUIRED",
+            "default   ",
+            "",
+            "",
+        ];
+        assert_eq!(outline(&source(), &target, false), expected.join("\n"));
         let parsed: Value = serde_json::from_str(&outline(&source(), &target, true)).expect("JSON");
         assert_eq!(parsed["args"][1], json!({ "name": "X", "location": location(at(2)) }));
         assert_eq!(parsed["ssh"], json!([{ "name": "default", "location": location(at(4)) }]));
+        assert_eq!(parsed["cache"], json!([{ "ID": "/root/.cache", "location": location(at(4)) }]));
+        assert_eq!(outline(&source(), &Outline::default(), false), "");
     }
 
     #[test]
@@ -271,16 +471,19 @@ mod tests {
             lines: at(1),
         };
         let list = [target("base", false, Some("tools")), target("", false, None), target("", true, None)];
-        insta::assert_snapshot!(targets(&source(), &list, false), @"
-        TARGET      DESCRIPTION
-        base        tools
-
-        (default)
-        ");
-        assert!(targets(&source(), &[target("app", true, None)], false).ends_with("app (default)\n"));
+        let expected = "TARGET      DESCRIPTION\nbase        tools\n            \n(default)   \n";
+        assert_eq!(targets(&source(), &list, false), expected);
+        assert!(targets(&source(), &[target("app", true, None)], false).ends_with("app (default)   \n"));
         let parsed: Value = serde_json::from_str(&targets(&source(), &list, true)).expect("JSON");
         assert_eq!(parsed["targets"][2], json!({ "default": true, "base": "alpine", "location": location(at(1)) }));
-        assert!(questions(false).contains("subrequests.describe   1.0.0     The questions"));
-        assert_eq!(serde_json::from_str::<Value>(&questions(true)).expect("JSON")[0]["name"], "outline");
+        let expected = "\
+NAME                 VERSION DESCRIPTION
+outline              1.0.0   List all parameters current build target supports
+targets              1.0.0   List all targets current build supports
+lint                 1.0.0   Lint a Dockerfile
+subrequests.describe 1.0.0   List available subrequest types
+";
+        assert_eq!(questions(false), expected);
+        assert_eq!(serde_json::from_str::<Value>(&questions(true)).expect("JSON")[0]["Name"], "frontend.outline");
     }
 }

@@ -95,7 +95,10 @@ mod tests {
         let comment = "buildkit.dockerfile.v0".to_owned();
         let image = Details {
             id: format!("sha256:{}", "a".repeat(64)),
-            names: vec![(name("app:1.0"), None), (name("reg.example:5000/app:1.0"), Some(BlobDigest(Sha256([0xbb; 32]))))],
+            names: vec![
+                (name("app:1.0"), None),
+                (name("reg.example:5000/app:1.0"), Some(BlobDigest(Sha256([0xbb; 32])))),
+            ],
             config: ImageConfig {
                 architecture: "arm".to_owned(),
                 variant: "v7".to_owned(),

@@ -15,6 +15,7 @@ use super::request::{BuildRequest, ContextSource, DockerfileSource, StdinKind, s
 use crate::context::{Context, Ignore, TarContext};
 use crate::event::{Outcome, Progress};
 use crate::files::{Root, Spool};
+use crate::plan::Ignored;
 use crate::source::Source;
 use crate::tar::entry::LayerPath;
 use crate::transfer::Tree;
@@ -75,6 +76,18 @@ impl Inputs {
             None => dockerfile(&request.dockerfile, &inputs.trees)?,
         };
         Ok(inputs)
+    }
+
+    /// What `.dockerignore` hides, for lint; BuildKit leaves that alone when lines with `!` take something back.
+    pub(super) fn ignored(&self) -> Option<Ignored> {
+        let context = self.ignore.clone()?;
+        let patterns = context.ignore()?.patterns();
+        let plain = !patterns.is_empty() && !patterns.has_negated();
+        plain.then(|| {
+            Ignored(Arc::new(move |path: &str| {
+                context.ignore().is_some_and(|ignore| ignore.patterns().matches(path.as_bytes()))
+            }))
+        })
     }
 
     /// Keeps the hashes of context files for the next build. Losing them costs time only, so a failure is not one of the build.

@@ -7,6 +7,8 @@ pub mod args_image;
 pub mod args_run;
 pub mod args_store;
 mod build;
+mod call;
+mod clutter;
 pub mod command_call;
 pub mod command_du;
 pub mod command_explain;
@@ -24,7 +26,6 @@ mod questions;
 mod records;
 mod registries;
 pub mod request;
-mod rules;
 mod run;
 mod screen;
 mod store;
@@ -85,7 +86,8 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.before, crate::ui::error_line(&self.last))
+        let gap = if self.before.is_empty() || self.before.ends_with('\n') { "" } else { "\n" };
+        write!(f, "{}{gap}{}", self.before, crate::ui::error_line(&self.last))
     }
 }
 
@@ -140,6 +142,7 @@ fn dispatch(cli: Cli, env: &Env) -> Done {
         Task::Prune(args) => store::prune(&args, &place?),
         Task::Cache(command) => store::cache(&command, &place?),
         Task::Doctor => run::doctor(&place?),
+        Task::ExplainRule(args) => call::explain_rule(args.rule.as_deref()),
         Task::Completions(args) => print(&args.script()),
         Task::Version => print(format!("rbuild {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
     }

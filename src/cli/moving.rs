@@ -1,6 +1,7 @@
 //! `rbuild pull`, `push`, `save`, `load`, `import`: images from and to registries and archives.
 
-use std::io::{Read, Write};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -35,10 +36,10 @@ pub(super) fn pull(args: &PullArgs, env: &Env, place: &StoreRequest) -> Done {
     let mut out = String::new();
     if !args.quiet {
         if let Some(digest) = named.digest {
-            out += &format!("Digest: {digest}\n");
+            let _ = writeln!(out, "Digest: {digest}");
         }
         let news = if before.as_ref() == Some(&named) { "Image is up to date" } else { "Downloaded newer image" };
-        out += &format!("Status: {news} for {}\n", name.familiar());
+        let _ = writeln!(out, "Status: {news} for {}", name.familiar());
     }
     print(format!("{out}{name}\n").as_bytes())
 }
@@ -178,10 +179,11 @@ pub(super) fn load(args: &LoadArgs, env: &Env, place: &StoreRequest) -> Done {
     display.close();
     let mut out = String::new();
     for one in loaded? {
-        let ids = one.named.images.iter().filter(|_| one.names.is_empty()).map(|image| ("image ID", image.id.to_string()));
+        let ids =
+            one.named.images.iter().filter(|_| one.names.is_empty()).map(|image| ("image ID", image.id.to_string()));
         let names = one.names.iter().map(|name| ("image", name.familiar()));
         for (kind, text) in names.chain(ids) {
-            out += &if args.quiet { format!("{text}\n") } else { format!("Loaded {kind}: {text}\n") };
+            let _ = if args.quiet { writeln!(out, "{text}") } else { writeln!(out, "Loaded {kind}: {text}") };
         }
     }
     print(out.as_bytes())
@@ -203,7 +205,8 @@ pub(super) fn import(args: &ImportArgs, env: &Env, place: &StoreRequest) -> Done
     let opened = Opened::new(enter(false)?, place)?;
     let puller = opened.puller(env, &Progress::silent())?;
     let imported = puller.import(archive, &what, name.as_ref(), &platform, &created);
-    let id = imported.map_err(|e| if opened.cancel.is_cancelled() { Failure::text("canceled") } else { Failure::of(&e) })?;
+    let id =
+        imported.map_err(|e| if opened.cancel.is_cancelled() { Failure::text("canceled") } else { Failure::of(&e) })?;
     print(format!("{id}\n").as_bytes())
 }
 

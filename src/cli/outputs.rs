@@ -4,9 +4,11 @@ use std::io::Write;
 use std::path::Path;
 
 use super::Failure;
+use super::env::Env;
 use super::request::{BuildRequest, OutputSpec};
 use super::world::Opened;
-use crate::export::output::Kind;
+use crate::docker::Docker;
+use crate::export::output::{Dest, Kind, Output};
 use crate::export::{Exported, Exporter, Subject, Surroundings};
 use crate::pipeline::{Built, World};
 
@@ -16,6 +18,7 @@ pub(super) fn write(
     world: &World<'_>,
     opened: &Opened,
     built: &Built,
+    env: &Env,
 ) -> Result<String, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let (layers, cancel) = (opened.layers.clone(), opened.cancel.clone());
@@ -25,8 +28,8 @@ pub(super) fn write(
         let output = match output {
             OutputSpec::Export(output) => output,
             OutputSpec::LoadIntoDocker => {
-                let text = "--load is not supported yet; use: rbuild -o type=docker,dest=- … | docker load";
-                return Err(Failure::text(format!("failed to build: {text}")));
+                load(request, world, built, &exporter, env)?;
+                continue;
             }
         };
         let subject = Subject { images: built.images.clone(), names: output.names.clone(), epoch: built.epoch };
@@ -61,6 +64,34 @@ pub(super) fn write(
         replace(path, &text)?;
     }
     Ok(id)
+}
+
+/// Loads the image into Docker; an image that Docker has already only gets its names.
+fn load(
+    request: &BuildRequest,
+    world: &World<'_>,
+    built: &Built,
+    exporter: &Exporter,
+    env: &Env,
+) -> Result<(), Failure> {
+    let docker = Docker::new(env.filled("DOCKER_HOST").as_deref()).map_err(|e| Failure::of(&e))?;
+    let [(_, image)] = built.images.as_slice() else {
+        return Err(Failure::text("docker exporter does not currently support exporting manifest lists"));
+    };
+    let id = image.id().to_string();
+    if docker.has(&id).map_err(|e| Failure::of(&e))? {
+        for name in &request.tags {
+            let (repository, tag) = (name.name_only().familiar(), name.tag().unwrap_or("latest"));
+            docker.tag(&id, &repository, tag).map_err(|e| Failure::of(&e))?;
+        }
+        return Ok(());
+    }
+    let mut archive = docker.load().map_err(|e| Failure::of(&e))?;
+    let output = Output { kind: Kind::Archive { docker: true, dest: Dest::Stream }, ..Output::store() };
+    let subject = Subject { images: built.images.clone(), names: request.tags.clone(), epoch: built.epoch };
+    let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut archive };
+    exporter.export(&subject, &output, &mut around).map_err(|e| Failure::of(&e))?;
+    archive.finish().map_err(|e| Failure::of(&e))
 }
 
 /// Writes a file whole or not at all.

@@ -1,26 +1,25 @@
-//! Questions about a build instead of a build: `rbuild plan`, `graph`, `explain`, and `--call` of `build`.
+//! Questions about a build instead of a build: `rbuild plan`, `graph`, `explain`.
 //!
 //! Runs nothing; only configs of base images may have to be fetched.
 
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 use std::time::UNIX_EPOCH;
 
 use super::args_build::{BuildArgs, GraphArgs, GraphFormat, PlanArgs};
 use super::args_store::ExplainArgs;
 use super::contexts::Inputs;
 use super::env::Env;
-use super::request::{BuildRequest, Call, StoreRequest};
+use super::request::{BuildRequest, StoreRequest};
 use super::world::{Opened, enter, now};
-use super::{Done, Failure, build, command_call, command_explain, print, screen};
+use super::{Done, Failure, build, command_explain, print, screen};
 use crate::dockerfile;
 use crate::engine::Options;
 use crate::engine::slots::Limit;
 use crate::fetch::Fetcher;
 use crate::oci::platform::Platform;
-use crate::pipeline::{self, Asked, BuildError, Spec, World};
+use crate::pipeline::{self, BuildError, Spec, World};
+use crate::plan::dump;
 use crate::plan::graph::Plan;
-use crate::plan::{self, Checked, Outlined, dump, outline};
 use crate::snapshot::Copied;
 
 /// `rbuild plan`
@@ -32,6 +31,8 @@ pub(super) fn plan(args: PlanArgs, env: &Env, place: &StoreRequest) -> Done {
 pub(super) fn graph(args: GraphArgs, env: &Env, place: &StoreRequest) -> Done {
     let format = match args.format {
         GraphFormat::Dot => dump::GraphFormat::Dot,
+        GraphFormat::Mermaid => dump::GraphFormat::Mermaid,
+        GraphFormat::Svg => dump::GraphFormat::Svg,
         GraphFormat::Json => dump::GraphFormat::Json,
     };
     planned(args.source.into(), env, place, |plan| dump::graph(plan, format))
@@ -104,50 +105,5 @@ pub(super) fn explain(args: &ExplainArgs, place: &StoreRequest) -> Done {
             let wanted = args.step.as_deref().unwrap_or_default();
             Err(Failure::text(format!("no step of the last build has {wanted:?} in its name")))
         }
-    }
-}
-
-/// `--check` and `--call`: what to print, and how to end.
-pub(super) fn call(
-    call: &Call,
-    world: &World<'_>,
-    spec: &Spec<'_>,
-    _inputs: &Inputs,
-) -> Result<(String, ExitCode), BuildError> {
-    let (source, success) = (&spec.source, ExitCode::SUCCESS);
-    match call {
-        Call::Check { json, ignore_status } => {
-            let (lints, faults) = match dockerfile::parse(source.clone()) {
-                Ok(file) => {
-                    let ask = |facts: &plan::Facts| {
-                        Ok(match plan::check(&file, spec.plan, facts) {
-                            Checked::Done { lints, faults } => Asked::Answer((lints, faults)),
-                            Checked::Needs(requests) => Asked::Needs(requests),
-                        })
-                    };
-                    pipeline::resolve(world, spec, &file, ask)?.0
-                }
-                Err(faults) => (Vec::new(), faults),
-            };
-            let text = command_call::check(source, &lints, &faults, *json);
-            let bad = !faults.is_empty() || !(lints.is_empty() || *ignore_status);
-            Ok((text, if bad { ExitCode::FAILURE } else { success }))
-        }
-        Call::Outline { json } => {
-            let file = dockerfile::parse(source.clone()).map_err(BuildError::Dockerfile)?;
-            let ask = |facts: &plan::Facts| {
-                Ok(match plan::outline(&file, spec.plan, facts)? {
-                    Outlined::Outline(outline) => Asked::Answer(outline),
-                    Outlined::Needs(requests) => Asked::Needs(requests),
-                })
-            };
-            let (found, _) = pipeline::resolve(world, spec, &file, ask)?;
-            Ok((command_call::outline(source, &found, *json), success))
-        }
-        Call::Targets { json } => {
-            let file = dockerfile::parse(source.clone()).map_err(BuildError::Dockerfile)?;
-            Ok((command_call::targets(source, &outline::targets(&file), *json), success))
-        }
-        Call::Describe { json } => Ok((command_call::questions(*json), success)),
     }
 }

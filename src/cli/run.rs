@@ -80,7 +80,9 @@ fn start(args: &RunArgs, env: &Env, place: &StoreRequest) -> Done {
             let text = format!("failed to run {:?}: {text}{}", process.argv.join(" "), foreign(&image));
             Err(Failure { code, ..Failure::text(text) })
         }
-        Err(error @ (ExecError::Setup(_) | ExecError::Launcher(_))) => Err(Failure::of(&error).named("set up the sandbox")),
+        Err(error @ (ExecError::Setup(_) | ExecError::Launcher(_))) => {
+            Err(Failure::of(&error).named("set up the sandbox"))
+        }
     }
 }
 
@@ -341,7 +343,8 @@ mod tests {
             env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(show(&request(), &[]), format!("PATH={DEFAULT_PATH} HOSTNAME=box HOME=/home/u"));
-        let own = RunRequest { tty: true, env: vec![("A".into(), "2".into()), ("B".into(), "x=y".into())], ..request() };
+        let own =
+            RunRequest { tty: true, env: vec![("A".into(), "2".into()), ("B".into(), "x=y".into())], ..request() };
         assert_eq!(
             show(&own, &["PATH=/bin", "A=1", "HOME=/h", "TERM=vt100"]),
             "PATH=/bin HOSTNAME=box TERM=vt100 A=2 HOME=/h B=x=y"
@@ -350,7 +353,8 @@ mod tests {
 
     #[test]
     fn users_and_directories() {
-        let config = ContainerConfig { user: "app".to_owned(), working_dir: "srv".to_owned(), ..ContainerConfig::default() };
+        let config =
+            ContainerConfig { user: "app".to_owned(), working_dir: "srv".to_owned(), ..ContainerConfig::default() };
         assert_eq!(user(&request(), &config), "app");
         assert_eq!(user(&RunRequest { user: Some("0:5".to_owned()), ..request() }, &config), "0:5");
         let account = ProcessUser { uid: 1, gid: 2, groups: vec![2], home: "/".to_owned() };

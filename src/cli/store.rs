@@ -114,7 +114,7 @@ fn remove_mounts(store: &Store, ids: &[String], all: bool) -> Done {
     for key in wanted {
         match store.remove_cache_mount(&key) {
             // Gone already is gone.
-            Ok(true | false) => out += &format!("{}\n", shown(&key.to_string(), ListFormat::Table)),
+            Ok(true | false) => out.extend([shown(&key.to_string(), ListFormat::Table), "\n".to_owned()]),
             Err(error) => failures.add(Failure::of(&error)),
         }
     }

@@ -15,7 +15,9 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
-use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::{
+    OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
 
 /// Copied at once.
 const CHUNK: usize = 16 << 10;
@@ -24,8 +26,8 @@ const CHUNK: usize = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Terminal {
     ours: Arc<Streams>,
-    /// Ours as it was before it was made raw.
-    looks: Option<Termios>,
+    /// Ours, and how it was before it was made raw.
+    looks: Option<(OwnedFd, Termios)>,
     pty: Option<Pty>,
 }
 
@@ -92,17 +94,26 @@ impl Terminal {
             let (ours, master) = (self.ours.clone(), master.clone());
             let work = move || copy(ours.input.as_fd(), master.as_fd(), stopped.as_fd(), false);
             threads.push(std::thread::Builder::new().name("terminal-in".to_owned()).spawn(work)?);
-            let before = tcgetattr(&self.ours.input)?;
-            let mut raw = before.clone();
-            raw.make_raw();
-            tcsetattr(&self.ours.input, OptionalActions::Now, &raw)?;
-            self.looks = Some(before);
+            self.change(stdin(), Termios::make_raw)?;
+        } else if isatty(stdout()) {
+            // The other terminal has done that already.
+            self.change(stdout(), |looks| looks.output_modes.remove(OutputModes::OPOST))?;
         }
         let resizer = runtime.spawn(follow_size(self.ours.clone(), master)).abort_handle();
         dup2_stdin(&slave)?;
         dup2_stdout(&slave)?;
         dup2_stderr(&slave)?;
         self.pty = Some(Pty { slave: Some(slave), stop: Some(stop), threads, resizer });
+        Ok(())
+    }
+
+    fn change(&mut self, terminal: BorrowedFd<'_>, how: impl FnOnce(&mut Termios)) -> io::Result<()> {
+        let terminal = fcntl_dupfd_cloexec(terminal, 3)?;
+        let before = tcgetattr(&terminal)?;
+        let mut changed = before.clone();
+        how(&mut changed);
+        tcsetattr(&terminal, OptionalActions::Now, &changed)?;
+        self.looks = Some((terminal, before));
         Ok(())
     }
 }
@@ -121,8 +132,8 @@ impl Drop for Terminal {
                 let _panicked = thread.join();
             }
         }
-        if let Some(looks) = &self.looks {
-            let _lost = tcsetattr(&self.ours.input, OptionalActions::Flush, looks);
+        if let Some((terminal, looks)) = &self.looks {
+            let _lost = tcsetattr(terminal, OptionalActions::Drain, looks);
         }
     }
 }

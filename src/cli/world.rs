@@ -45,7 +45,18 @@ pub(super) fn now() -> SystemTime {
 
 /// Enters the namespaces the command needs. Must come before anything that starts a thread.
 pub(super) fn enter(need_sandbox: bool) -> Result<Session, Failure> {
-    exec::enter(&EnterOptions { need_sandbox, need_userns: true }).map_err(|e| Failure::of(&e))
+    let session = exec::enter(&EnterOptions { need_sandbox, need_userns: true }).map_err(|e| Failure::of(&e))?;
+    more_files();
+    Ok(session)
+}
+
+/// Lets this process open as many files as it may. The launcher was forked before, so steps keep the usual soft limit.
+fn more_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // It is only slower, or fails later with a clear error, when this is refused.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 impl Opened {

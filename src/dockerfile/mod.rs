@@ -6,6 +6,7 @@
 //!
 //! Pure: opens no file, knows no image, resolves no stage.
 
+pub mod advice;
 pub mod ast;
 pub mod directive;
 mod grammar;
@@ -15,6 +16,7 @@ mod lower;
 pub mod mount;
 mod pattern;
 pub mod quote;
+pub mod rules;
 mod split;
 pub mod words;
 

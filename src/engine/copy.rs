@@ -11,9 +11,8 @@ use std::sync::Arc;
 use rbuild_cache::Kind as ObjectKind;
 use rbuild_cache::digest::{Blake3, LayerId};
 
-use super::earlier;
 use super::explain::{Listed, Listing};
-use super::record::{Facts, StepLayer};
+use super::record::{Facts, ROOT, StepLayer};
 use super::root_tree::RootTree;
 use super::step::{Job, Work};
 use super::{Engine, StepError};
@@ -132,7 +131,7 @@ impl Work for CopyWork<'_> {
                 CopySource::Inline(_) => {}
             }
         }
-        facts.push("the root it starts from", job.parent.identity());
+        facts.push(ROOT, job.parent.identity());
         Ok(Some(facts))
     }
 
@@ -172,10 +171,11 @@ impl Work for CopyWork<'_> {
         Ok((facts, Prepared { entries: copied.entries, destination, spool, listings }))
     }
 
+    fn listings<'p>(&self, prepared: &'p Prepared) -> Vec<&'p (String, Listing)> {
+        prepared.listings.iter().collect()
+    }
+
     fn make(&self, job: &Job<'_>, prepared: Prepared) -> Result<StepLayer, StepError> {
-        for (digest, listing) in &prepared.listings {
-            earlier::keep_listing(job.engine, digest, listing)?;
-        }
         let owned: Arc<[Owned]> = self.sources(job)?.into();
         let (destination, spool) = (prepared.destination, prepared.spool);
         let entries = prepared.entries.into_iter().map(|planned| {
@@ -352,6 +352,8 @@ fn listing(selection: &Selection) -> Option<Listing> {
 pub(super) struct Selected {
     /// What it means for a key.
     pub(super) digest: String,
+    /// The files behind the digest, for explanations.
+    pub(super) listing: Option<(String, Listing)>,
     selection: Selection,
     tree: SharedTree,
 }
@@ -359,27 +361,15 @@ pub(super) struct Selected {
 /// Selects `path` of `from` as a COPY without flags would.
 pub(super) fn select_one(job: &Job<'_>, from: &From, path: &str) -> Result<Selected, StepError> {
     let (tree, label) = tree_from(job, from)?;
-    let op = plain_copy(from.clone(), path);
+    let op = Copy::plain(from.clone(), path);
     let selection = {
         // A mount's source is one path; wildcards mean themselves.
         let source = Source::Path { tree: tree.as_ref(), path, unpack: false, label: &label };
         transfer::select(&op, 0, &source).map_err(refused)?
     };
-    Ok(Selected { digest: selection.digest.to_string(), selection, tree })
-}
-
-fn plain_copy(from: From, path: &str) -> Copy {
-    Copy {
-        sources: vec![CopySource::Path { from, path: path.to_owned(), unpack: false }],
-        destination: "/".to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        add: false,
-        labels: vec![path.to_owned()],
-    }
+    let digest = selection.digest.to_string();
+    let listing = listing(&selection).map(|files| (digest.clone(), files));
+    Ok(Selected { digest, listing, selection, tree })
 }
 
 impl Selected {
@@ -406,7 +396,7 @@ pub(super) fn layer_of(job: &Job<'_>, selected: &Selected) -> Result<LayerId, St
     if let Some(id) = known.filter(|id| engine.usable(id)) {
         return Ok(id);
     }
-    let op = plain_copy(From::Scratch, "/");
+    let op = Copy::plain(From::Scratch, "/");
     let source = Source::Path { tree: selected.tree.as_ref(), path: "/", unpack: false, label: "mount" };
     let selections = vec![selected.selection.clone()];
     let copied =

@@ -10,7 +10,7 @@ use rbuild_cache::digest::{Blake3, KeyHasher, StepKey};
 use serde::{Deserialize, Serialize};
 
 use super::explain::{Listing, MissReason, difference, distance};
-use super::record::{Facts, KEY_VERSION, StepRecord};
+use super::record::{Facts, KEY_VERSION, ROOT, StepRecord};
 use super::step::Job;
 use super::{Engine, StepError};
 use crate::plan::graph::{Op, Plan, StepId};
@@ -82,7 +82,13 @@ pub(super) fn why(job: &Job<'_>, facts: &Facts, key: StepKey) -> MissReason {
         .filter_map(|k| record(job.engine, k))
         .min_by_key(|r| distance(&r.facts, facts));
     let Some(nearest) = nearest else { return MissReason::FirstBuild };
-    difference(&nearest.facts, facts, &|value| listing(job.engine, value)).unwrap_or(MissReason::FirstBuild)
+    let reason = difference(&nearest.facts, facts, &|value| listing(job.engine, value));
+    match (reason, job.step.parent) {
+        (Some(MissReason::Changed { input, .. }), Some(parent)) if input == ROOT => {
+            MissReason::Root { after: plain_name(&job.plan.steps[parent].name).to_owned() }
+        }
+        (reason, _) => reason.unwrap_or(MissReason::FirstBuild),
+    }
 }
 
 /// How long the step took last time.
@@ -100,6 +106,9 @@ fn listing_name(value: &str) -> String {
 
 /// Keeps the files behind a content digest for later explanations.
 pub(super) fn keep_listing(engine: &Engine<'_>, value: &str, listing: &Listing) -> Result<(), StepError> {
+    if engine.store.contains(Kind::Fact, &listing_name(value)).unwrap_or(false) {
+        return Ok(());
+    }
     let bytes = serde_json::to_vec(listing).expect("plain data serialises");
     engine.store.put(Kind::Fact, &listing_name(value), &bytes).map_err(|e| StepError::world("write to the store", &e))
 }

@@ -39,6 +39,11 @@ pub enum MissReason {
         /// Which input.
         input: String,
     },
+    /// A step before it has another result.
+    Root {
+        /// The step right before it.
+        after: String,
+    },
     /// Files differ.
     Files {
         /// Which input they belong to.
@@ -69,6 +74,7 @@ impl fmt::Display for MissReason {
                 write!(f, "{input}: {}", changes.join(", "))?;
                 if *more > 0 { write!(f, ", and {more} more") } else { Ok(()) }
             }
+            Self::Root { after } => write!(f, "the root it starts from changed: {after} has another result"),
             Self::ResultGone => write!(f, "its earlier result is no longer in the store"),
         }
     }

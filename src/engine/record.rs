@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Version of the key encoding; a change makes every earlier record unreachable.
 pub const KEY_VERSION: u32 = 1;
 
+/// The name of the fact that stands for all layers below a step.
+pub const ROOT: &str = "the root it starts from";
+
 /// One readable input of a key: what it is called and its value (or a digest of it, where the value may be secret or long).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fact {

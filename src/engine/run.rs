@@ -5,8 +5,9 @@
 use std::io::Read as _;
 
 use super::StepError;
+use super::explain::Listing;
 use super::mounts::{self, MountInputs};
-use super::record::{Facts, StepLayer};
+use super::record::{Facts, ROOT, StepLayer};
 use super::step::{Job, Work};
 use crate::exec::{Process, Root, Stdio};
 use crate::layers::view::View;
@@ -43,15 +44,19 @@ impl Work for RunWork<'_> {
         }
         let mut facts = self.facts(job);
         mounts::whole_inputs(job, self.0, &mut facts)?;
-        facts.push("the root it starts from", job.parent.identity());
+        facts.push(ROOT, job.parent.identity());
         Ok(Some(facts))
     }
 
     fn exact(&self, job: &Job<'_>) -> Result<(Facts, MountInputs), StepError> {
         let mut facts = self.facts(job);
         let inputs = mounts::read_inputs(job, self.0, &mut facts)?;
-        facts.push("the root it starts from", job.parent.identity());
+        facts.push(ROOT, job.parent.identity());
         Ok((facts, inputs))
+    }
+
+    fn listings<'p>(&self, inputs: &'p MountInputs) -> Vec<&'p (String, Listing)> {
+        inputs.values().filter_map(|selected| selected.listing.as_ref()).collect()
     }
 
     fn make(&self, job: &Job<'_>, inputs: MountInputs) -> Result<StepLayer, StepError> {

@@ -10,7 +10,7 @@ use rbuild_cache::digest::{LayerId, StepKey};
 use rbuild_cache::{Kind, LockKind};
 
 use super::drive::StepReport;
-use super::explain::MissReason;
+use super::explain::{Listing, MissReason};
 use super::record::{Facts, StepLayer, StepRecord};
 use super::stack::{Stack, StackLayer};
 use super::{Engine, StepError, copy, earlier, run, workdir};
@@ -38,6 +38,8 @@ pub(super) trait Work {
     fn cheap(&self, job: &Job<'_>) -> Result<Option<Facts>, StepError>;
     /// The facts that are the key, with the file listings behind them.
     fn exact(&self, job: &Job<'_>) -> Result<(Facts, Self::Prepared), StepError>;
+    /// The files behind digests among the facts, for explanations.
+    fn listings<'p>(&self, prepared: &'p Self::Prepared) -> Vec<&'p (String, Listing)>;
     /// Does it.
     fn make(&self, job: &Job<'_>, prepared: Self::Prepared) -> Result<StepLayer, StepError>;
 }
@@ -123,6 +125,9 @@ impl Job<'_> {
         let _lock = self.lock(key)?;
         if let Some(record) = self.taken(key, cheap.as_deref())? {
             return Ok(Memoized::taken(&record));
+        }
+        for (digest, listing) in work.listings(&prepared) {
+            earlier::keep_listing(self.engine, digest, listing)?;
         }
         let reason = earlier::why(self, &facts, key);
         self.vertex.start();

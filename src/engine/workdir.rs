@@ -2,7 +2,8 @@
 
 use super::StepError;
 use super::copy::{refused, tree_of, write};
-use super::record::{Facts, StepLayer};
+use super::explain::Listing;
+use super::record::{Facts, ROOT, StepLayer};
 use super::step::{Job, Work};
 use crate::layers;
 use crate::plan::graph::Workdir;
@@ -16,7 +17,7 @@ impl Work for WorkdirWork<'_> {
 
     fn cheap(&self, job: &Job<'_>) -> Result<Option<Facts>, StepError> {
         let mut facts = self.facts(job);
-        facts.push("the root it starts from", job.parent.identity());
+        facts.push(ROOT, job.parent.identity());
         Ok(Some(facts))
     }
 
@@ -29,6 +30,10 @@ impl Work for WorkdirWork<'_> {
             facts.push(format!("destination {path}"), fact.to_string());
         }
         Ok((facts, copied.entries))
+    }
+
+    fn listings<'p>(&self, _: &'p Vec<Planned>) -> Vec<&'p (String, Listing)> {
+        Vec::new()
     }
 
     fn make(&self, job: &Job<'_>, entries: Vec<Planned>) -> Result<StepLayer, StepError> {

@@ -65,6 +65,7 @@ pub(crate) fn start(ground: Ground) -> io::Result<(OwnedFd, Child)> {
 struct Step {
     child: Child,
     socket: OwnedFd,
+    /// It has been killed, or a supervisor listens for the word to do so.
     stopped: bool,
 }
 
@@ -82,7 +83,8 @@ fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let ready: Vec<bool> = polled.iter().map(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP)).collect();
+        let ready: Vec<bool> =
+            polled.iter().map(|fd| fd.revents().intersects(PollFlags::IN | PollFlags::HUP)).collect();
         drop(polled);
         let mut at = 0;
         steps.retain_mut(|step| {
@@ -91,16 +93,15 @@ fn serve(control: &OwnedFd, ground: Ground) -> io::Result<()> {
             if ready[at] && !step.stopped {
                 step.stopped = true;
                 let _ended = pidfd_send_signal(&step.child.pidfd, Signal::KILL);
+                // Read, so that it does not make us look again at once, nor reset the connection when we close it.
+                let _word = wire::receive(&step.socket);
             }
-            !(ready[at - 1] && reap(step))
+            !(ready[at - 1] && reap(step, ground))
         });
         if ready[0] {
             let (request, fds) = wire::receive(control)?;
             let Some(request) = request.first().copied().and_then(Request::from_byte) else { return Ok(()) };
             steps.extend(launch(request, fds, ground));
-        }
-        if !ground.namespaces {
-            orphans::reap_ended();
         }
     }
 }
@@ -152,7 +153,7 @@ fn launch(request: Request, fds: Vec<OwnedFd>, ground: Ground) -> Option<Step> {
         (true, Request::RunIsolated) => STEP_NAMESPACES | libc::CLONE_NEWNET,
     };
     match kernel::fork_into(flags) {
-        Ok(Side::Parent(child)) => Some(Step { child, socket: handles.socket, stopped: false }),
+        Ok(Side::Parent(child)) => Some(Step { child, socket: handles.socket, stopped: !ground.namespaces }),
         Ok(Side::Child) => match request {
             Request::Probe => probe::main(&spec, &handles.socket),
             Request::Run | Request::RunIsolated if ground.namespaces => step::main(&spec, &handles),
@@ -167,10 +168,13 @@ fn launch(request: Request, fds: Vec<OwnedFd>, ground: Ground) -> Option<Step> {
     }
 }
 
-/// Takes note of the end of a step, if it is one. By then the kernel has ended everything else in its PID namespace.
-fn reap(step: &Step) -> bool {
+/// Takes note of the end of a step, if it is one. By then the kernel has ended everything else in its PID namespace;
+/// a supervisor has told the end of its step itself.
+fn reap(step: &Step, ground: Ground) -> bool {
     let Some(report) = wait(step.child.pidfd.as_fd()) else { return false };
-    let _gone = step::tell(&step.socket, &report, &[]);
+    if ground.namespaces {
+        let _gone = step::tell(&step.socket, &report, &[]);
+    }
     true
 }
 

@@ -3,8 +3,10 @@
 //! Knows nothing of steps, caching or Dockerfiles. [`enter`] comes first in `main`: it forks what must be forked before
 //! there are threads. The only module with `unsafe` code.
 
+mod copies;
 mod forward;
 mod host;
+mod in_place;
 mod kernel;
 mod launcher;
 mod memory;

@@ -69,11 +69,6 @@ pub(crate) fn kill_children() {
     }
 }
 
-/// Takes note of adopted processes that have ended.
-pub(crate) fn reap_ended() {
-    while let Ok(Some(_)) = wait_any(WaitOptions::NOHANG) {}
-}
-
 /// Kills a process and what it started. A program that is just starting another may win the race; it then finds its pipes
 /// closed.
 pub(crate) fn kill_tree(root: Pid) {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -12,8 +13,11 @@ use super::launcher::{self, Request};
 use super::probe::{Found, Question};
 use super::step::{Ground, Report, Spec};
 use super::stubs::Stubs;
-use super::{ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, kernel, memory, wire};
+use super::{
+    ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel, memory, wire,
+};
 use crate::cancel::Cancel;
+use crate::snapshot::OverlayXattrs;
 
 /// How often a waiting run looks whether it is cancelled.
 const CANCEL_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -27,13 +31,15 @@ pub struct Sandbox {
     control: OwnedFd,
     launcher: kernel::Child,
     ground: Ground,
+    /// Held while a step runs that changes its root's surroundings.
+    in_place: Mutex<()>,
 }
 
 impl Sandbox {
     /// Forks the launcher; the process must still be single-threaded.
     pub(crate) fn start(ground: Ground) -> io::Result<Self> {
         let (control, launcher) = launcher::start(ground)?;
-        Ok(Self { control, launcher, ground })
+        Ok(Self { control, launcher, ground, in_place: Mutex::new(()) })
     }
 
     /// Tries what can be mounted, with an overlay in `directory` (see [`Question::directory`]).
@@ -62,25 +68,45 @@ impl Drop for Sandbox {
 impl Executor for Sandbox {
     fn run(&self, root: &Root, process: &Process, output: Output<'_>, cancel: &Cancel) -> Result<Exit, ExecError> {
         cancel.check()?;
-        let kills_before = memory::kills();
-        let spec = Spec { root: root.clone(), process: process.clone(), ground: self.ground };
-        let mut running = Running::start(&self.control, &spec).map_err(ExecError::Launcher)?;
-        let end = running.wait(&process.mounts, output, cancel).map_err(ExecError::Launcher)?;
-        drop(running);
-        let directory = match root {
-            Root::Overlay { upper, .. } => upper,
-            Root::Directory(path) => path,
-        };
-        let stubs = end
-            .stubs
-            .remove(directory)
-            .map_err(|error| ExecError::Setup(format!("remove mount points from {}: {error}", directory.display())))?;
-        if let Some(fault) = end.fault {
-            return Err(fault);
+        let setup = |error: io::Error| ExecError::Setup(error.to_string());
+        match root {
+            Root::Overlay { upper, .. } => {
+                let end = self.run_in(root, process.clone(), output, cancel)?;
+                let removed = end.stubs.remove(upper).map_err(setup)?;
+                end.exit(removed, cancel)
+            }
+            Root::Directory(path) => {
+                let mut process = process.clone();
+                let beside = path.parent().unwrap_or(path);
+                let copies = copies::copied(&mut process, beside, self.xattrs()).map_err(setup)?;
+                if self.ground.namespaces {
+                    let end = self.run_in(root, process, output, cancel)?;
+                    drop(copies);
+                    let removed = end.stubs.remove(path).map_err(setup)?;
+                    return end.exit(removed, cancel);
+                }
+                let _one_at_a_time = self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
+                let placed = in_place::place(path, &process, self.xattrs()).map_err(setup)?;
+                let end = self.run_in(root, Process { mounts: Vec::new(), ..process }, output, cancel);
+                let removed = placed.undo().map_err(setup)?;
+                end?.exit(removed, cancel)
+            }
         }
-        cancel.check()?;
-        let out_of_memory = end.code != 0 && memory::kills() > kills_before;
-        Ok(Exit { code: end.code, out_of_memory, stubs })
+    }
+}
+
+impl Sandbox {
+    fn xattrs(&self) -> OverlayXattrs {
+        if self.ground.user_namespace { OverlayXattrs::User } else { OverlayXattrs::Trusted }
+    }
+
+    fn run_in(&self, root: &Root, process: Process, output: Output<'_>, cancel: &Cancel) -> Result<End, ExecError> {
+        let kills_before = memory::kills();
+        let spec = Spec { root: root.clone(), process, ground: self.ground };
+        let mut running = Running::start(&self.control, &spec).map_err(ExecError::Launcher)?;
+        let mut end = running.wait(&spec.process.mounts, output, cancel).map_err(ExecError::Launcher)?;
+        end.out_of_memory = end.code != 0 && memory::kills() > kills_before;
+        Ok(end)
     }
 }
 
@@ -96,6 +122,18 @@ struct End {
     code: i32,
     stubs: Stubs,
     fault: Option<ExecError>,
+    out_of_memory: bool,
+}
+
+impl End {
+    fn exit(self, stubs: Vec<String>, cancel: &Cancel) -> Result<Exit, ExecError> {
+        // What a killed step says of itself is of no interest.
+        cancel.check()?;
+        match self.fault {
+            Some(fault) => Err(fault),
+            None => Ok(Exit { code: self.code, out_of_memory: self.out_of_memory, stubs }),
+        }
+    }
 }
 
 impl Running {
@@ -127,7 +165,7 @@ impl Running {
     }
 
     fn wait(&mut self, mounts: &[super::Mount], output: Output<'_>, cancel: &Cancel) -> io::Result<End> {
-        let mut end = End { code: 0, stubs: Stubs::default(), fault: None };
+        let mut end = End { code: 0, stubs: Stubs::default(), fault: None, out_of_memory: false };
         let mut forwarders = Vec::new();
         let mut told_to_stop = false;
         let mut buffer = vec![0; CHUNK];
@@ -152,7 +190,11 @@ impl Running {
             if !told {
                 continue;
             }
-            let (bytes, fds) = wire::receive(&self.socket)?;
+            let (bytes, fds) = match wire::receive(&self.socket) {
+                // The step ended before the launcher read that it should: whatever was said about it is lost, and not needed.
+                Err(error) if told_to_stop && error.kind() == io::ErrorKind::ConnectionReset => return Ok(end),
+                received => received?,
+            };
             if bytes.is_empty() {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended unexpectedly"));
             }

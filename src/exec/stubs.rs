@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
@@ -93,15 +93,19 @@ impl Stubs {
             }
         }
         for (fd, time) in times.values() {
-            let times = Timestamps {
-                last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-                last_modification: Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds as _ },
-            };
-            // The directory itself may just have been removed.
-            let _gone = utimensat(fd, ".", &times, AtFlags::empty());
+            set_moment(fd.as_fd(), *time);
         }
         Ok(self.made.iter().map(|stub| format!("/{}", stub.path)).collect())
     }
+}
+
+/// Gives a directory back its time; it may be gone.
+pub(crate) fn set_moment(directory: BorrowedFd<'_>, time: Moment) {
+    let times = Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds as _ },
+    };
+    let _gone = utimensat(directory, ".", &times, AtFlags::empty());
 }
 
 /// The directory at `path`, if every component is one.

@@ -175,8 +175,9 @@ impl Output {
     /// The output of `type=<kind>` with these attributes (without `type`), in the order given.
     pub fn parse(kind: &str, attributes: &[(String, String)]) -> Result<Self, OutputError> {
         let mut given = Given { kind: known_kind(kind)?, left: attributes.to_vec() };
-        let names = given.take("name").map(|text| names(&text)).transpose()?.unwrap_or_default();
         let makes_image = matches!(given.kind, "image" | "registry" | "oci" | "docker");
+        let name = if makes_image { given.take("name") } else { None };
+        let names = name.map(|text| names(&text)).transpose()?.unwrap_or_default();
         let (format, annotations) = if makes_image { (given.format()?, given.annotations()?) } else { <_>::default() };
         if !annotations.is_empty() && format.family == Some(Family::Docker) {
             return Err(conflict("annotations", "\"oci-mediatypes=false\""));

@@ -103,7 +103,8 @@ impl Fold {
         let before = self.names.get(&path).copied();
         let (act, replace) = match &raw.kind {
             RawKind::Directory => (self.directory(&path, before, meta), before.is_some() && !self.is_dir(before)),
-            RawKind::Whiteout => match before {
+            // What overlayfs takes for a deletion is one, however it was packed.
+            RawKind::Whiteout | RawKind::CharDevice(0, 0) => match before {
                 None => {
                     self.names.insert(path.clone(), Name::Whiteout);
                     (Act::Whiteout, false)

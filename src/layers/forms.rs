@@ -1,12 +1,15 @@
 //! The forms of a layer that is in the store: made when asked for, verified before they are given out.
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Seek as _, SeekFrom, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 
 use rayon::prelude::*;
 use rbuild_cache::digest::{BlobDigest, DiffId, LayerId};
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 
 use super::disk::TreeWriter;
 use super::error::{InTree as _, LayerError, Result};
@@ -20,7 +23,8 @@ use crate::tar::entry::{Entry, Kind, LayerPath};
 use crate::tar::{pipe, writer};
 
 impl Layers {
-    /// Whether a form of the layer is in the store from which all others can be made.
+    /// Whether the layer's content is in the store: for a built layer everything can be made from it, for a foreign one at
+    /// least its tree is there or can be made.
     pub fn has_form(&self, record: &Record) -> Result<bool> {
         if self.store.blob(&BlobDigest(record.diff_id.0))?.is_some() || self.believed_tree(&record.id)?.is_some() {
             return Ok(true);
@@ -42,12 +46,10 @@ impl Layers {
         }
         let record = self.record(id)?.ok_or(LayerError::Missing(*id))?;
         let blob = self.open_plain(&record)?.ok_or(LayerError::Missing(*id))?;
-        let temp = self.store.temp_dir("unpack")?;
-        let at = temp.path().join("tree");
-        fs_err::create_dir(&at).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
-        let unpacked = unpack::unpack(blob, Some((&at, self.options)), &self.cancel)?;
+        let new = self.new_tree()?;
+        let unpacked = unpack::unpack(blob, Some((new.at(), self.options)), &self.cancel)?;
         verify(Some(record.diff_id), unpacked.diff_id)?;
-        Ok(self.store.publish_tree_sized(id, &at, unpacked.bytes)?)
+        Ok(self.store.publish_tree_sized(id, new.at(), unpacked.bytes)?)
     }
 
     /// The directories to mount for `stack`, from the bottom to the top: empty layers and repetitions left out (overlayfs
@@ -97,15 +99,13 @@ impl Layers {
         if let Some(tree) = self.store.tree(&id)? {
             return Ok(Some(tree));
         }
-        let temp = self.store.temp_dir("patch")?;
-        let at = temp.path().join("tree");
-        fs_err::create_dir(&at).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
-        let mut writer = TreeWriter::new(&at, self.options)?;
+        let new = self.new_tree()?;
+        let mut writer = TreeWriter::new(new.at(), self.options)?;
         for entry in index.entries() {
             writer.directory(&entry.path, true, false, Some(&entry.meta))?;
         }
         writer.finish()?;
-        Ok(Some(self.store.publish_tree_sized(&id, &at, 0)?))
+        Ok(Some(self.store.publish_tree_sized(&id, new.at(), 0)?))
     }
 
     /// The uncompressed tar: the original bytes of a foreign layer, the canonical ones of a built layer. A stream from a tree
@@ -137,21 +137,35 @@ impl Layers {
 
     /// The content of one file of a layer. `path` must carry it itself, not as a hard link.
     pub(super) fn open(&self, id: &LayerId, path: &LayerPath) -> Result<Box<dyn Read + Send>> {
-        if let Some(tree) = self.store.tree(id)? {
-            return open_in(&tree, path);
-        }
-        let record = self.record(id)?.ok_or(LayerError::Missing(*id))?;
         let loaded = self.loaded(id)?;
-        if let Origin::Built { .. } = record.origin
-            && let Some(at) = loaded.index.position(path)
-            && let Kind::File { size, .. } = loaded.index.entries()[at].kind
-            && let Some(mut blob) = self.store.open_blob(&BlobDigest(record.diff_id.0))?
+        let cached = loaded.form.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(form) = &cached
+            && let Ok(content) = form.content(&loaded, path)
         {
-            let offset = loaded.offsets()?[at];
-            blob.seek(SeekFrom::Start(offset)).map_err(|source| LayerError::Content { path: path.clone(), source })?;
-            return Ok(Box::new(blob.take(size)));
+            return Ok(content);
         }
-        open_in(&self.tree(id)?, path)
+        // Nothing is open yet, or it was removed under us: say what there is now.
+        let form = self.open_form(id)?;
+        let content = form.content(&loaded, path)?;
+        *loaded.form.lock().unwrap_or_else(PoisonError::into_inner) = Some(form);
+        Ok(content)
+    }
+
+    fn open_form(&self, id: &LayerId) -> Result<Open> {
+        let mut tree = self.store.tree(id)?;
+        if tree.is_none() {
+            let record = self.record(id)?.ok_or(LayerError::Missing(*id))?;
+            if let Origin::Built { .. } = record.origin
+                && let Some(blob) = self.store.open_blob(&BlobDigest(record.diff_id.0))?
+            {
+                return Ok(Open::Blob(Arc::new(blob)));
+            }
+            tree = Some(self.tree(id)?);
+        }
+        let tree = tree.ok_or(LayerError::Missing(*id))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(&tree, flags, Mode::empty()).in_tree("open", &tree, &LayerPath::root())?;
+        Ok(Open::Tree(Arc::new(root), tree.into()))
     }
 
     /// Reads the index from the layer's bytes, if they are here.
@@ -210,11 +224,45 @@ impl Loaded {
     }
 }
 
-fn open_in(tree: &Path, path: &LayerPath) -> Result<Box<dyn Read + Send>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(tree, flags, rustix::fs::Mode::empty()).in_tree("open", tree, &LayerPath::root())?;
-    let file = diff::open_file(&root, tree, path).in_tree("open", tree, path)?;
-    Ok(Box::new(file))
+/// An open form of a layer, to read contents from.
+#[derive(Clone, Debug)]
+pub(super) enum Open {
+    Tree(Arc<OwnedFd>, Arc<Path>),
+    /// A canonical tar.
+    Blob(Arc<fs_err::File>),
+}
+
+impl Open {
+    fn content(&self, loaded: &Loaded, path: &LayerPath) -> Result<Box<dyn Read + Send>> {
+        match self {
+            Self::Tree(root, at) => Ok(Box::new(diff::open_file(root, at, path).in_tree("open", at, path)?)),
+            Self::Blob(file) => {
+                let entry = loaded.index.position(path).map(|at| (at, &loaded.index.entries()[at].kind));
+                let Some((at, Kind::File { size, .. })) = entry else {
+                    let source = io::Error::from(io::ErrorKind::NotFound);
+                    return Err(LayerError::Content { path: path.clone(), source });
+                };
+                Ok(Box::new(Part { file: Arc::clone(file), at: loaded.offsets()?[at], left: *size }))
+            }
+        }
+    }
+}
+
+/// A part of a file that others read too.
+struct Part {
+    file: Arc<fs_err::File>,
+    at: u64,
+    left: u64,
+}
+
+impl Read for Part {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = self.left.min(buffer.len() as u64) as usize;
+        let n = self.file.file().read_at(&mut buffer[..want], self.at)?;
+        self.at += n as u64;
+        self.left -= n as u64;
+        Ok(n)
+    }
 }
 
 /// Whether a tree is what its index says, contents included.

@@ -4,11 +4,11 @@
 //! the store before the record that speaks of it.
 
 use std::io::{self, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::digest::{BlobDigest, DiffId, LayerId, Sha256};
-use rbuild_cache::{BlobWriter, LockKind};
+use rbuild_cache::{BlobWriter, LockKind, TempDir};
 use sha2::Digest as _;
 
 use super::error::{LayerError, Result};
@@ -17,8 +17,8 @@ use super::stream::{self, Content, Hashes};
 use super::unpack::{self, Unpacked};
 use super::view::View;
 use super::{Home, Layers, Origin, Record, diff, foreign_layer_id};
-use crate::tar::compression;
 use crate::tar::entry::Entry;
+use crate::tar::{compression, pipe};
 
 /// Where a foreign layer's blob comes from, as far as its record is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,18 @@ pub struct Source {
     pub media_type: String,
     /// What the blob must hash to, if somebody said so.
     pub digest: Option<BlobDigest>,
+}
+
+/// A tree being made.
+pub(super) struct NewTree {
+    _temp: TempDir,
+    at: PathBuf,
+}
+
+impl NewTree {
+    pub(super) fn at(&self) -> &Path {
+        &self.at
+    }
 }
 
 /// Hashes what is written to it.
@@ -106,7 +118,6 @@ impl Layers {
         }
         let layers = self.clone();
         let id = *id;
-        // All contents at once from the tree, if there is one; else file by file from the blob.
         self.write(clamped.into_entries().into_iter().map(move |entry| {
             let (layers, path) = (layers.clone(), entry.path.clone());
             let open = move || Ok(Content::Reader(layers.open(&id, &path).map_err(io::Error::other)?));
@@ -123,22 +134,15 @@ impl Layers {
     /// made on the way. Nothing is published unless blob digest and diff ID are what they were said to be.
     pub fn import(&self, blob: Box<dyn Read + Send>, source: &Source, expected: Option<DiffId>) -> Result<Record> {
         let _lock = expected.map(|diff_id| self.lock(&foreign_layer_id(&diff_id))).transpose()?;
-        if let Some(diff_id) = expected
-            && let Some(record) = self.by_diff_id(&diff_id)?
-            && self.has_form(&record)?
-        {
+        if let Some(record) = self.already_here(expected)? {
             return Ok(record);
         }
+        // The order of bytes in the blob is that of reading, whichever clone reads.
         let tee = Tee::new(blob, self.store.blob_writer()?);
-        let temp = self.store.temp_dir("import")?;
-        let tree = temp.path().join("tree");
-        fs_err::create_dir(&tree).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
-        let (plain, _) = plain(Box::new(tee.clone()))?;
-        let unpacked = unpack::unpack(plain, Some((&tree, self.options)), &self.cancel)?;
-        verify(expected, unpacked.diff_id)?;
-        let (digest, size) =
-            tee.finish()?.ok_or(LayerError::Missing(foreign_layer_id(&unpacked.diff_id)))?.commit(source.digest)?;
-        self.save_foreign(unpacked, &tree, &source.media_type, digest, size)
+        let (unpacked, tree) = self.unpack_foreign(Box::new(tee.ahead()), expected)?;
+        let writer = tee.finish()?.ok_or_else(|| LayerError::Missing(foreign_layer_id(&unpacked.diff_id)))?;
+        let (digest, size) = writer.commit(source.digest)?;
+        self.save_foreign(unpacked, &tree, Origin::Foreign { media_type: source.media_type.clone(), digest, size })
     }
 
     /// Like [`import`](Self::import) for a blob that is in the store already; `None` if it is not.
@@ -149,36 +153,48 @@ impl Layers {
         expected: Option<DiffId>,
     ) -> Result<Option<Record>> {
         let _lock = expected.map(|diff_id| self.lock(&foreign_layer_id(&diff_id))).transpose()?;
-        if let Some(diff_id) = expected
-            && let Some(record) = self.by_diff_id(&diff_id)?
-            && self.has_form(&record)?
-        {
+        if let Some(record) = self.already_here(expected)? {
             return Ok(Some(record));
         }
         let Some(blob) = self.store.blob(digest)? else { return Ok(None) };
         let Some(file) = self.store.open_blob(digest)? else { return Ok(None) };
-        let temp = self.store.temp_dir("import")?;
-        let tree = temp.path().join("tree");
-        fs_err::create_dir(&tree).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
-        let (plain, _) = plain(Box::new(file))?;
-        let unpacked = unpack::unpack(plain, Some((&tree, self.options)), &self.cancel)?;
-        verify(expected, unpacked.diff_id)?;
-        self.save_foreign(unpacked, &tree, media_type, *digest, blob.size).map(Some)
+        let (unpacked, tree) = self.unpack_foreign(Box::new(file), expected)?;
+        let origin = Origin::Foreign { media_type: media_type.to_owned(), digest: *digest, size: blob.size };
+        self.save_foreign(unpacked, &tree, origin).map(Some)
     }
 
-    fn save_foreign(
-        &self,
-        unpacked: Unpacked,
-        tree: &Path,
-        media_type: &str,
-        digest: BlobDigest,
-        size: u64,
-    ) -> Result<Record> {
+    /// The record of a layer whose bytes are here already.
+    fn already_here(&self, expected: Option<DiffId>) -> Result<Option<Record>> {
+        let record = expected.map(|diff_id| self.by_diff_id(&diff_id)).transpose()?.flatten();
+        let Some(record) = record else { return Ok(None) };
+        let here = match &record.origin {
+            Origin::Built { .. } => self.has_form(&record)?,
+            Origin::Foreign { digest, .. } => self.store.blob(digest)?.is_some(),
+        };
+        Ok(here.then_some(record))
+    }
+
+    fn unpack_foreign(&self, blob: Box<dyn Read + Send>, expected: Option<DiffId>) -> Result<(Unpacked, NewTree)> {
+        let tree = self.new_tree()?;
+        let (plain, _) = plain(blob)?;
+        let unpacked = unpack::unpack(plain, Some((tree.at(), self.options)), &self.cancel)?;
+        verify(expected, unpacked.diff_id)?;
+        Ok((unpacked, tree))
+    }
+
+    fn save_foreign(&self, unpacked: Unpacked, tree: &NewTree, origin: Origin) -> Result<Record> {
         let id = foreign_layer_id(&unpacked.diff_id);
-        self.store.publish_tree_sized(&id, tree, unpacked.bytes)?;
-        let origin = Origin::Foreign { media_type: media_type.to_owned(), digest, size };
-        let tree_id = unpacked.index.tree_id();
-        self.save(Record { id, tree_id, diff_id: unpacked.diff_id, size: unpacked.size, origin }, unpacked.index)
+        self.store.publish_tree_sized(&id, tree.at(), unpacked.bytes)?;
+        let Unpacked { index, diff_id, size, .. } = unpacked;
+        self.save(Record { id, tree_id: index.tree_id(), diff_id, size, origin }, index)
+    }
+
+    /// An empty directory to make a tree in; gone unless it is published.
+    pub(super) fn new_tree(&self) -> Result<NewTree> {
+        let temp = self.store.temp_dir("tree")?;
+        let at = temp.path().join("fs");
+        fs_err::create_dir(&at).map_err(|source| LayerError::Stream { operation: "make tree", source })?;
+        Ok(NewTree { _temp: temp, at })
     }
 
     /// A layer that is in the store already keeps its home, unless that is gone.
@@ -225,6 +241,17 @@ struct Shared {
 impl Tee {
     fn new(input: Box<dyn Read + Send>, writer: BlobWriter) -> Self {
         Self(Arc::new(Mutex::new(Shared { input, writer: Some(writer) })))
+    }
+
+    /// A reader that a thread of its own keeps supplied, so that writing the blob does not wait for decompression.
+    fn ahead(&self) -> pipe::Reader {
+        let (mut out, reader) = pipe::pipe();
+        let mut tee = self.clone();
+        std::thread::spawn(move || {
+            let result = io::copy(&mut tee, &mut out).map(drop);
+            out.close(result);
+        });
+        reader
     }
 
     /// Reads what the other reader left and hands the writer out, the first time.

@@ -138,6 +138,8 @@ struct Loaded {
     index: Arc<Index>,
     /// Where each entry's content begins in the canonical tar.
     offsets: Arc<OnceLock<Vec<u64>>>,
+    /// What contents are read from.
+    form: Arc<Mutex<Option<forms::Open>>>,
 }
 
 impl Layers {
@@ -199,7 +201,7 @@ impl Layers {
 
     /// Puts an index into memory.
     fn keep(&self, id: &LayerId, index: Index) -> Loaded {
-        let loaded = Loaded { index: Arc::new(index), offsets: Arc::default() };
+        let loaded = Loaded { index: Arc::new(index), offsets: Arc::default(), form: Arc::default() };
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).entry(*id).or_insert(loaded).clone()
     }
 

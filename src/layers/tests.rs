@@ -304,6 +304,12 @@ fn root_imports_are_verified() {
     let source = Source { media_type: String::new(), digest: Some(BlobDigest(other.0)) };
     assert!(f.layers.import(Box::new(io::Cursor::new(gzip.clone())), &source, None).is_err(), "other blob");
     assert!(f.layers.store.list(Kind::Layer).expect("store").is_empty(), "nothing was published");
+    // A tree alone is no reason not to fetch the bytes.
+    let plain = f.import(tar.clone(), Some(record.diff_id)).expect("valid");
+    f.layers.store.remove_blob(&BlobDigest(record.diff_id.0)).expect("removed");
+    assert!(f.layers.has_form(&plain).expect("store") && f.layers.tar(&plain.id).is_err());
+    assert!(f.layers.tar(&f.import(tar.clone(), Some(record.diff_id)).expect("valid").id).is_ok());
+    let f = fixture();
     let digest = f.layers.store.put_blob(&gzip).expect("stored");
     let imported = f.layers.import_blob(&digest, "x", Some(record.diff_id)).expect("valid").expect("there");
     assert_eq!(imported.tree_id, record.tree_id);
@@ -353,8 +359,35 @@ fn root_tars_by_gnu_tar_and_python_are_understood() {
     assert!(ids.windows(2).all(|pair| pair[0] == pair[1]), "{ids:?}");
 }
 
+#[expect(clippy::print_stderr, reason = "tests skip loudly")]
 fn root() -> bool {
-    rustix::process::geteuid().is_root()
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("SKIPPED: needs root");
+    }
+    root
+}
+
+#[test]
+fn other_tars_list_what_we_write() {
+    let f = fixture();
+    let long = format!("d {}/{}", "p".repeat(150), "q".repeat(120));
+    let lines = ["d a", "f a/b", "h a/c a/b", "l a/d to", &*long, "p é", "w x"];
+    let mut sorted = lines.map(str::to_owned);
+    sorted.sort_by_key(|line| samples::entry(line).path);
+    let record = f.layer(&sorted.each_ref().map(String::as_str));
+    let path = f.dir.path().join("layer.tar");
+    fs_err::write(&path, f.tar(&record.id)).expect("written");
+    let python = "import sys, tarfile\nfor m in tarfile.open(sys.argv[1]): print(m.name + ('/' if m.isdir() else ''))";
+    let expected =
+        format!("a/\na/b\na/c\na/d\n{}/\n.wh.x\né\n", String::from_utf8_lossy(samples::entry(&long).path.as_bytes()));
+    for command in [&["tar", "--quoting-style=literal", "-tf"][..], &["python3", "-c", python]] {
+        let Ok(out) = Command::new(command[0]).args(&command[1..]).arg(&path).env("PYTHONUTF8", "1").output() else {
+            continue;
+        };
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(String::from_utf8_lossy(&out.stdout), expected, "{command:?}");
+    }
 }
 
 proptest! {
@@ -384,6 +417,127 @@ proptest! {
         f.layers.store.remove_blob(&BlobDigest(record.diff_id.0)).expect("removed");
         prop_assert!(f.tar(&record.id) == tar, "from the tree");
     }
+}
+
+/// What a mounted root looks like: one line per name. (A whiteout that hides nothing is listed by overlayfs but cannot be
+/// looked up, which `find` complains about.)
+fn find(f: &Fixture, stack: &[LayerId]) -> Vec<String> {
+    let out = f.dir.path().join("found");
+    let format = r"%P\t%y\t%m\t%U:%G\t%T@\t%s\t%l\n";
+    run_in_overlay(f, stack, &format!("find . -mindepth 1 -printf '{format}' > {} 2>/dev/null || true", out.display()));
+    let text = fs_err::read(out).expect("written");
+    let fields = |line: &str| {
+        let f: Vec<_> = line.split('\t').collect();
+        let size = if f[1] == "f" { f[5] } else { "" };
+        let mode = if f[1] == "l" { "" } else { f[2] };
+        format!("{} {} {mode} {} {} {size} {}", f[0], f[1], f[3], f[4].split('.').next().unwrap_or_default(), f[6])
+    };
+    let mut lines: Vec<_> = String::from_utf8(text).expect("UTF-8").lines().map(fields).collect();
+    lines.sort_unstable();
+    lines
+}
+
+/// The same of a view.
+fn see(view: &View) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut left = vec![LayerPath::root()];
+    while let Some(dir) = left.pop() {
+        for (_, found) in view.children(&dir) {
+            let e = found.entry;
+            assert_eq!(view.lookup(&e.path).as_ref().map(|f| &f.entry), Some(&e));
+            let (tag, size, to) = match &e.kind {
+                EntryKind::File { size, .. } => ("f", size.to_string(), String::new()),
+                EntryKind::Directory { .. } => ("d", String::new(), String::new()),
+                EntryKind::Symlink(to) => ("l", String::new(), String::from_utf8_lossy(to).into_owned()),
+                EntryKind::Fifo => ("p", String::new(), String::new()),
+                other => panic!("{other:?}"),
+            };
+            let mode = if tag == "l" { String::new() } else { format!("{:o}", e.meta.mode) };
+            let (path, m) = (String::from_utf8_lossy(e.path.as_bytes()), &e.meta);
+            lines.push(format!("{path} {tag} {mode} {}:{} {} {size} {to}", m.uid, m.gid, m.mtime));
+            if e.is_dir() {
+                left.push(e.path);
+            }
+        }
+    }
+    lines.sort_unstable();
+    lines
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 25, ..ProptestConfig::default() })]
+
+    #[test]
+    fn root_views_agree_with_overlayfs(stack in prop::collection::vec(samples::any_files(), 1..5)) {
+        if !root() {
+            return Ok(());
+        }
+        let f = fixture();
+        let ids: Vec<_> = stack.into_iter().map(|files| f.layers.write(contents(files)).expect("written").id).collect();
+        let view = View::new(&f.layers, &ids).expect("indexes");
+        prop_assert_eq!(find(&f, &ids), see(&view));
+        // A step that changes nothing, but opens every file for writing, makes an empty layer on any stack.
+        let script = "find . -type f -exec sh -c ': >> \"$1\"' - {} \\; 2>/dev/null || true";
+        let record = f.layers.adopt(&run_in_overlay(&f, &ids, script), &ids).expect("adopted");
+        prop_assert_eq!(listing(&f.layers.index(&record.id).expect("there")), [""; 0]);
+    }
+}
+
+#[test]
+fn root_hostile_tars_stay_inside_the_tree() {
+    if !root() {
+        return;
+    }
+    let f = fixture();
+    let outside = f.dir.path().join("outside");
+    fs_err::create_dir(&outside).expect("made");
+    fs_err::write(outside.join("secret"), "s").expect("made");
+    let mut tar = ::tar::Builder::new(Vec::new());
+    let mut add = |name: &str, kind: ::tar::EntryType, link: &str, content: &[u8]| {
+        let mut header = ::tar::Header::new_gnu();
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_entry_type(kind);
+        header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        tar.append(&header, content).expect("memory");
+    };
+    let path = outside.display().to_string();
+    let (file, link) = (::tar::EntryType::Regular, ::tar::EntryType::Symlink);
+    add("../../../../../../../../etc/rbuild-hostile", file, "", b"x");
+    add("/abs", file, "", b"x");
+    add("esc", link, &path, b"");
+    add("esc/new", file, "", b"x");
+    add("esc/.wh.secret", file, "", b"");
+    add("up", link, "../../../../../../../..", b"");
+    add("up/top", file, "", b"x");
+    add("last", link, &format!("{path}/secret"), b"");
+    add("last", file, "", b"y");
+    add("dev", ::tar::EntryType::Char, "", b"");
+    let record = f.import(tar.into_inner().expect("memory"), None).expect("harmless");
+    let names: Vec<_> = fs_err::read_dir(&outside).expect("there").map(|e| e.expect("entry").file_name()).collect();
+    assert_eq!(names, ["secret"]);
+    assert!(!std::path::Path::new("/etc/rbuild-hostile").exists());
+    let index = f.layers.index(&record.id).expect("there");
+    let inside = path.trim_start_matches('/');
+    let expected = [
+        "/abs file 1".to_owned(),
+        "/dev Whiteout".to_owned(),
+        format!("/esc link {path}"),
+        "/etc/rbuild-hostile file 1".to_owned(),
+        "/last file 1".to_owned(),
+        format!("/{inside}/new file 1"),
+        format!("/{inside}/secret Whiteout"),
+        "/top file 1".to_owned(),
+        "/up link ../../../../../../../..".to_owned(),
+    ];
+    assert_eq!(listing(&index), expected);
+    let tree = f.layers.tree(&record.id).expect("made");
+    assert!(forms::matches_index(&tree, TreeOptions::ROOT, &index).expect("readable"));
 }
 
 #[test]
@@ -656,7 +810,13 @@ fn root_deep_directories_do_not_overflow_the_stack() {
 
 /// Runs the test `sandbox_inside` again inside a user namespace with a single user.
 #[test]
+#[expect(clippy::print_stderr, reason = "tests skip loudly")]
 fn sandbox_trees_in_a_user_namespace() {
+    let possible = Command::new("unshare").args(["--user", "--map-root-user", "true"]).status();
+    if !possible.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no user namespaces here");
+        return;
+    }
     let exe = std::env::current_exe().expect("known");
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user"]).arg(exe).args([

@@ -46,7 +46,7 @@ pub(super) fn unpack(
     std::thread::scope(|scope| {
         let (decompressed, to_hash) = pipe::pipe();
         let (hashed, mut to_read) = pipe::pipe();
-        scope.spawn(move || feed(plain, decompressed, cancel));
+        let feeder = scope.spawn(move || feed(plain, decompressed, cancel));
         let hash = scope.spawn(move || hash(to_hash, hashed));
         let mut fold = Fold::default();
         let read = reader::read(&mut to_read, Whiteouts::Interpret, &mut |raw, content| {
@@ -56,6 +56,8 @@ pub(super) fn unpack(
         // Lets the other threads go before they are joined.
         drop(to_read);
         let hashed = hash.join();
+        // If a decompressor panicked the pipe has said so already.
+        let _died = feeder.join();
         cancel.check()?;
         read.map_err(source_error)?;
         let (diff_id, size) = hashed.map_err(|_| LayerError::Stream {

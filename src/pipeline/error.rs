@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::cancel::Cancelled;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, headline};
 use crate::dockerfile::ast::Lint;
 use crate::engine::StepError;
 use crate::source::{Lines, Source};
@@ -15,7 +15,7 @@ pub enum BuildError {
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
     /// The Dockerfile cannot be built as written; all faults found.
-    #[error("{}", .0.first().map(Diagnostic::message).unwrap_or_default())]
+    #[error("{}", headline(.0).map(Diagnostic::message).unwrap_or_default())]
     Dockerfile(Vec<Diagnostic>),
     /// An image cannot be had.
     #[error("{message}")]

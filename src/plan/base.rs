@@ -8,7 +8,7 @@ use crate::plan::config;
 use crate::plan::env::Env;
 use crate::plan::facts::ImageFacts;
 use crate::plan::fold::{Fold, State};
-use crate::plan::graph::{BaseImage, Copy, CopySource, From, Op, Step, StepId};
+use crate::plan::graph::{BaseImage, Copy, From, Op, Step, StepId};
 use crate::plan::lint::{self, Linter};
 use crate::plan::name::Names;
 use crate::plan::site::Site;
@@ -169,21 +169,7 @@ impl<'a> Fold<'a> {
 /// A named context of files used as a base: its files are copied into an empty root.
 fn files_as_root(name: &str, platform: &Platform, lines: Lines) -> Step {
     Step {
-        op: Op::Copy(Copy {
-            sources: vec![CopySource::Path {
-                from: From::Context(name.to_owned()),
-                path: "/".to_owned(),
-                unpack: false,
-            }],
-            destination: "/".to_owned(),
-            chown: None,
-            chmod: None,
-            link: false,
-            parents: false,
-            exclude: Vec::new(),
-            add: false,
-            labels: vec!["/".to_owned()],
-        }),
+        op: Op::Copy(Copy::plain(From::Context(name.to_owned()), "/")),
         parent: None,
         name: format!("[context {name}] load from client"),
         lines,

@@ -6,7 +6,7 @@ use crate::plan::fold::{Here, StageFold};
 use crate::plan::graph::{Chmod, Copy, CopySource, From, InlineFile, Op};
 use crate::plan::remote::{self, Source};
 use crate::plan::stage::Tree;
-use crate::plan::{name, paths, scope};
+use crate::plan::{lint, name, paths, scope};
 
 /// The options of an instruction with their words expanded.
 struct Options {
@@ -44,12 +44,21 @@ impl StageFold<'_, '_> {
             paths.push(self.expand(here, word)?);
         }
         let destination = self.expand(here, &copy.destination)?;
-        let fault = |text: String| here.site.fault("bad-copy", text);
-        let chmod = options.chmod.as_deref().map(parse_chmod).transpose().map_err(fault)?;
-        check_checksum(&options, &paths).map_err(fault)?;
+        let fault = |word: Option<&ast::Word>| {
+            let site = word.map_or_else(|| here.site.clone(), |word| here.at(word));
+            move |text: String| site.fault("bad-copy", text)
+        };
+        let chmod = options.chmod.as_deref().map(parse_chmod).transpose().map_err(fault(copy.chmod.as_ref()))?;
+        check_checksum(&options, &paths).map_err(fault(copy.checksum.as_ref()))?;
         let mut sources = Vec::new();
-        for path in &paths {
-            sources.push(source(path, &from, &options, add).map_err(fault)?);
+        for (path, word) in paths.iter().zip(&copy.sources) {
+            let fault = |text: String| here.at(word).fault("bad-copy", text);
+            let source = source(path, &from, &options, add).map_err(fault)?;
+            if copy.from.is_none() && matches!(source, CopySource::Path { .. }) {
+                let (options, lines) = (self.fold.options, here.site.lines);
+                lint::ignored_source(&mut self.linter(here), options, path, add, lines);
+            }
+            sources.push(source);
         }
         let files = self.heredocs(here, copy)?;
         let history = history_text(copy, &options, &paths, &files, &destination, add);

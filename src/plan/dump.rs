@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::plan::graph::{From, Plan, Step, StepId};
 use crate::plan::key;
+use crate::plan::svg::svg;
 
 /// The whole plan: steps with their facts and inputs, then the image.
 pub fn dump(plan: &Plan) -> String {
@@ -64,6 +65,8 @@ pub enum GraphFormat {
     Dot,
     /// Mermaid flowchart
     Mermaid,
+    /// A picture
+    Svg,
     /// `{"steps": [{"id", "name", "stage", "lines", "parent", "inputs", "contexts"}], "target"}`
     Json,
 }
@@ -96,6 +99,7 @@ pub fn graph(plan: &Plan, format: GraphFormat) -> String {
             }
             out
         }
+        GraphFormat::Svg => svg(plan),
         GraphFormat::Json => {
             let steps: Vec<_> = plan.steps.node_indices().map(|id| json_step(&plan.steps[id], id)).collect();
             let value = json!({ "steps": steps, "target": plan.target.map(StepId::index) });

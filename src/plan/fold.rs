@@ -21,7 +21,7 @@ use crate::plan::outline::Seen;
 use crate::plan::reach::Trigger;
 use crate::plan::scope::{self, ArgInfo, Globals, NOT_IN_ENV};
 use crate::plan::site::Site;
-use crate::plan::stage::{Base, Stages, Tree};
+use crate::plan::stage::{Base, Outside, Stages, Tree};
 use crate::plan::steps::Steps;
 use crate::plan::{config, paths};
 
@@ -63,6 +63,8 @@ pub(crate) struct Fold<'a> {
     /// What each stage can be given.
     pub(crate) seen: Vec<Seen>,
     pub(crate) lints: Vec<Lint>,
+    /// Stages some of whose variables are not known because of a fault.
+    pub(crate) unsure: BTreeSet<usize>,
 }
 
 /// One stage being folded.
@@ -92,26 +94,43 @@ impl Here<'_> {
 }
 
 impl Fold<'_> {
-    /// Folds one stage; all it needs must have been folded before (later stages are faults).
-    pub(crate) fn stage(&mut self, index: usize, triggers: &[Trigger]) -> Result<(), Diagnostic> {
+    /// Folds one stage and returns its faults; all it needs must have been folded before (later stages are faults).
+    pub(crate) fn stage(&mut self, index: usize, triggers: &[Trigger]) -> Vec<Diagnostic> {
         let stage = &self.stages.list[index];
         let site = Site::from_line(self.file, stage.ast);
-        let (state, total) = match &stage.base {
+        let started = match &stage.base {
             Base::Replaced(outside) => {
-                let mut state = self.outside_state(outside, stage.platform.as_ref(), None, &site)?;
-                state.config.config.on_build = None;
-                self.states[index] = Some(state);
-                return Ok(());
+                self.outside_state(outside, stage.platform.as_ref(), None, &site).map(|mut state| {
+                    state.config.config.on_build = None;
+                    (state, None)
+                })
             }
-            Base::Stage(base) => {
-                let base = self.states[*base].as_ref().ok_or_else(|| site.fault("bad-from", "base stage failed"))?;
-                (base.clone(), 0)
-            }
+            Base::Stage(base) => match &self.states[*base] {
+                Some(state) => Ok((state.clone(), Some(0))),
+                None => Err(site.fault("bad-from", "base stage failed")),
+            },
             Base::Outside(outside) => {
                 let total = usize::from(self.has_step(outside, stage.platform.as_ref()));
                 let named = self.names(index, total + count(stage.ast, triggers));
-                let state = self.outside_state(outside, stage.platform.as_ref(), Some(named), &site)?;
-                (state, total)
+                let state = self.outside_state(outside, stage.platform.as_ref(), Some(named), &site);
+                state.map(|state| (state, Some(total)))
+            }
+        };
+        // What stands on a stage whose variables are not known would have faults of its own because of that.
+        let unsure = matches!(stage.base, Base::Stage(base) if self.unsure.contains(&base));
+        let (state, total) = match started {
+            Ok((state, Some(total))) if !unsure => (state, total),
+            Ok((state, _)) => {
+                if unsure {
+                    self.unsure.insert(index);
+                }
+                self.states[index] = Some(state);
+                return Vec::new();
+            }
+            Err(fault) => {
+                self.unsure.insert(index);
+                self.states[index] = self.outside_state(&Outside::Empty, None, None, &site).ok();
+                return vec![fault];
             }
         };
         let mut names = self.names(index, total + count(stage.ast, triggers));
@@ -119,17 +138,30 @@ impl Fold<'_> {
         let no_cache = self.options.no_cache.covers(stage.ast.name.as_deref());
         let mut folding = StageFold { fold: self, index, state, names, cmd_set: false, no_cache };
         folding.start();
-        for trigger in triggers {
+        let file = folding.fold.file;
+        let triggered = triggers.iter().map(|trigger| {
             let here = Here { instruction: &trigger.instruction, site: site.clone(), triggered: true };
-            folding.instruction(&here, &trigger.reads)?;
-        }
-        for (instruction, reads) in stage.ast.instructions.iter().zip(&stage.reads) {
-            let site = Site::instruction(folding.fold.file, instruction);
-            folding.instruction(&Here { instruction, site, triggered: false }, reads)?;
+            (here, trigger.reads.as_slice())
+        });
+        let own = stage.ast.instructions.iter().zip(&stage.reads).map(|(instruction, reads)| {
+            let here = Here { instruction, site: Site::instruction(file, instruction), triggered: false };
+            (here, reads.as_slice())
+        });
+        let mut faults = Vec::new();
+        for (here, reads) in triggered.chain(own) {
+            let Err(fault) = folding.instruction(&here, reads) else { continue };
+            faults.push(fault);
+            match here.instruction.kind {
+                InstructionKind::Arg(_) | InstructionKind::Env(_) => {
+                    folding.fold.unsure.insert(index);
+                    break;
+                }
+                _ => {}
+            }
         }
         let state = folding.state;
         self.states[index] = Some(state);
-        Ok(())
+        faults
     }
 
     fn names(&self, index: usize, total: usize) -> Names {

@@ -340,6 +340,23 @@ impl Step {
     }
 }
 
+impl Copy {
+    /// One path of a tree put at the root, as it is.
+    pub fn plain(from: From, path: &str) -> Self {
+        Self {
+            sources: vec![CopySource::Path { from, path: path.to_owned(), unpack: false }],
+            destination: "/".to_owned(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            add: false,
+            labels: vec![path.to_owned()],
+        }
+    }
+}
+
 impl Op {
     /// The trees it reads besides its parent, in the order written.
     pub fn sources(&self) -> Vec<&From> {

@@ -3,19 +3,19 @@
 //! A rule runs unless a `# check=` directive, the comment above the instruction or `BUILDKIT_DOCKERFILE_CHECK` skips it.
 
 use crate::diagnostic::suggest;
+use crate::dockerfile::advice::advice;
 use crate::dockerfile::ast::{self, Check, Dockerfile, Lint};
 use crate::dockerfile::directive::parse_check;
 use crate::dockerfile::lint::is_skipped;
+use crate::dockerfile::rules;
 use crate::dockerfile::words::Expanded;
 use crate::oci::config::ImageConfig;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::plan::env::Env;
-use crate::plan::graph::{CopySource, From, Op, Plan};
 use crate::plan::options::PlanOptions;
 use crate::plan::paths;
 use crate::plan::scope::{Globals, NOT_IN_ENV};
-use crate::plan::stage::MAIN_CONTEXT;
 use crate::source::Lines;
 
 /// Collects the findings of one instruction.
@@ -153,35 +153,27 @@ pub(crate) fn default_base_names(file: &Dockerfile, options: &PlanOptions, out: 
     }
 }
 
-/// L19: sources of COPY and ADD from the main context that `.dockerignore` hides. `ignored` answers for a path or one of
-/// its parents; call it only when no pattern starts with `!`. `all_ignored` says whether a pattern hides every entry.
-pub fn ignored_sources(
-    file: &Dockerfile,
-    options: &PlanOptions,
-    plan: &Plan,
-    ignored: &dyn Fn(&str) -> bool,
-    all_ignored: bool,
-) -> Vec<Lint> {
-    let mut lints = Vec::new();
-    for step in plan.steps.node_weights() {
-        let Op::Copy(copy) = &step.op else { continue };
-        let instructions = file.stages.iter().flat_map(|stage| &stage.instructions);
-        let check = instructions.filter(|i| i.lines == step.lines).find_map(|i| i.check.as_ref());
-        let mut linter = Linter::new(file, options, check, &mut lints);
-        for source in &copy.sources {
-            let CopySource::Path { from: From::Context(context), path, .. } = source else { continue };
-            let path = paths::clean_keeping_relative(path);
-            let root = path == "." || path == "/";
-            if context != MAIN_CONTEXT || (root && !all_ignored) || !(ignored(&path) || root) {
-                continue;
-            }
-            let verb = if copy.add { "Add" } else { "Copy" };
-            let message = format!("Attempting to {verb} file {path:?} that is excluded by .dockerignore");
-            linter.report("CopyIgnoredFile", step.lines, message);
-        }
+/// L19: a source of COPY or ADD from the main context that `.dockerignore` hides.
+pub(crate) fn ignored_source(linter: &mut Linter<'_>, options: &PlanOptions, path: &str, add: bool, lines: Lines) {
+    let path = paths::clean_keeping_relative(path);
+    if options.ignored.as_ref().is_some_and(|ignored| ignored.0(&path)) {
+        let verb = if add { "Add" } else { "Copy" };
+        let message = format!("Attempting to {verb} file {path:?} that is excluded by .dockerignore");
+        linter.report("CopyIgnoredFile", lines, message);
     }
-    lints.sort_by_key(|lint| lint.lines);
-    lints
+}
+
+/// Findings of our own rules: those that a check option makes warnings, and the rest.
+pub(crate) fn advise(
+    file: &Dockerfile,
+    check: Option<&Check>,
+    reached: &dyn Fn(usize) -> bool,
+) -> (Vec<Lint>, Vec<Lint>) {
+    let above = |lint: &Lint| {
+        let mut instructions = file.stages.iter().flat_map(|stage| &stage.instructions);
+        instructions.find(|instruction| instruction.lines == lint.lines).and_then(|i| i.check.as_ref())
+    };
+    advice(file, check, reached).into_iter().partition(|lint| rules::counts(lint, check, above(lint)))
 }
 
 /// The fault of a file whose check options say `error=true` and that has findings.

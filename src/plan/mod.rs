@@ -5,6 +5,7 @@
 //! (instructions of a stage onto its state, with `run`, `copy`, `config`) → `steps` (the graph). Nothing here knows how a step is run, stored
 //! or keyed, except that [`key`] says which facts of a step are its identity.
 
+pub mod allowed;
 mod base;
 mod config;
 mod copy;
@@ -30,9 +31,12 @@ mod scope;
 mod site;
 mod stage;
 mod steps;
+mod svg;
+
+use std::collections::BTreeSet;
 
 pub use facts::{Facts, ImageFacts, ImageRequest, Purpose};
-pub use options::{NamedContext, NoCache, PlanOptions};
+pub use options::{Ignored, NamedContext, NoCache, PlanOptions};
 
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Lint};
@@ -70,6 +74,8 @@ pub enum Checked {
     Done {
         /// All findings of the rules.
         lints: Vec<Lint>,
+        /// Findings of our own rules that nobody asked for: they count for nothing.
+        notes: Vec<Lint>,
         /// What would keep the build from being planned.
         faults: Vec<Diagnostic>,
     },
@@ -85,6 +91,7 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<P
         Folded::Needs(missing) => Planned::Needs(missing),
         Folded::Done(fold, target, reached) => {
             inputs.add_text_lints(&reached, &mut lints);
+            inputs.advise(&reached, &mut lints);
             inputs.refuse_lints(&lints)?;
             Planned::Plan(inputs.finish(fold, target), lints)
         }
@@ -95,23 +102,38 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<P
 pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked {
     let all_stages = options.target.as_deref().is_none_or(str::is_empty);
     let options = PlanOptions { all_stages, ..options.clone() };
-    let mut lints = Vec::new();
+    let (mut lints, mut notes) = (Vec::new(), None);
     let checked = Inputs::new(file, &options, facts, &mut lints).and_then(|inputs| match inputs.fold(&mut lints)? {
         Folded::Needs(missing) => Ok(Some(missing)),
         Folded::Done(_, _, reached) => {
             inputs.add_text_lints(&reached, &mut lints);
+            notes = Some(inputs.advise(&reached, &mut lints));
             inputs.refuse_lints(&lints).map(|()| None)
         }
     });
-    match checked {
-        Ok(Some(missing)) => Checked::Needs(missing),
-        Ok(None) => Checked::Done { lints, faults: Vec::new() },
-        Err(faults) => {
-            lints.extend(lint_stages(file, lint::check_of_file(file, &options).as_ref(), &|_| true));
-            in_order(&mut lints);
-            Checked::Done { lints, faults }
-        }
-    }
+    let faults = match checked {
+        Ok(Some(missing)) => return Checked::Needs(missing),
+        Ok(None) => Vec::new(),
+        Err(faults) => faults,
+    };
+    let notes = notes.unwrap_or_else(|| {
+        // It could not be worked out what the target needs; what is wrong with the text can be said nevertheless.
+        let (of_text, notes) = check_text(file, &options);
+        lints.extend(of_text);
+        in_order(&mut lints);
+        notes
+    });
+    Checked::Done { lints, notes, faults }
+}
+
+/// Findings of the rules that look at the text only, and notes, as in [`Checked::Done`].
+pub fn check_text(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>) {
+    let check = lint::check_of_file(file, options);
+    let mut lints = lint_stages(file, check.as_ref(), &|_| true);
+    let (warnings, notes) = lint::advise(file, check.as_ref(), &|_| true);
+    lints.extend(warnings);
+    in_order(&mut lints);
+    (lints, notes)
 }
 
 /// What a target can be given (`--call=outline`).
@@ -158,7 +180,7 @@ impl<'a> Inputs<'a> {
         lint::default_base_names(file, options, lints);
         let mut globals = Globals::new(file, options).map_err(one)?;
         let (epoch, options) = epoch::resolve(file, options, &mut globals).map_err(one)?;
-        let stages = Stages::new(file, &options, &globals, lints).map_err(one)?;
+        let stages = Stages::new(file, &options, &globals, lints)?;
         Ok(Self { file, facts, options, epoch, globals, stages })
     }
 
@@ -168,7 +190,7 @@ impl<'a> Inputs<'a> {
         let target = target.map_err(|text| one(site::of_file(self.file, "unknown-target", text)))?;
         let count = self.stages.list.len();
         let roots = if self.options.all_stages { (0..count).collect() } else { vec![target] };
-        let mut reached = reach::reach(roots, self.file, &self.stages, &self.options, self.facts).map_err(one)?;
+        let mut reached = reach::reach(roots, self.file, &self.stages, &self.options, self.facts)?;
         if !reached.missing.is_empty() {
             return Ok(Folded::Needs(std::mem::take(&mut reached.missing)));
         }
@@ -183,12 +205,16 @@ impl<'a> Inputs<'a> {
             states: (0..count).map(|_| None).collect(),
             seen: vec![outline::Seen::default(); count],
             lints: Vec::new(),
+            unsure: BTreeSet::new(),
         };
+        let mut faults = Vec::new();
         for index in &reached.stages {
             let triggers = reached.triggers.get(index).map_or(&[][..], Vec::as_slice);
-            let folded = fold.stage(*index, triggers);
+            faults.extend(fold.stage(*index, triggers));
             lints.append(&mut fold.lints);
-            folded.map_err(one)?;
+        }
+        if !faults.is_empty() {
+            return Err(faults);
         }
         Ok(Folded::Done(fold, target, reached))
     }
@@ -204,6 +230,15 @@ impl<'a> Inputs<'a> {
             lints.extend(lint_instructions(triggered.chain(own), check.as_ref()));
         }
         in_order(lints);
+    }
+
+    /// Adds the findings of our own rules that a check option asks for; the others come back.
+    fn advise(&self, reached: &Reached, lints: &mut Vec<Lint>) -> Vec<Lint> {
+        let check = lint::check_of_file(self.file, &self.options);
+        let (warnings, notes) = lint::advise(self.file, check.as_ref(), &|index| reached.stages.contains(&index));
+        lints.extend(warnings);
+        in_order(lints);
+        notes
     }
 
     /// With `error=true` in the check options findings are faults.

@@ -3,8 +3,10 @@
 //! Filled by `cli` from flags and environment; this module reads neither.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::oci::platform::Platform;
+use crate::plan::allowed::AllowedBases;
 use crate::plan::graph::Network;
 
 /// Which steps must not take earlier results.
@@ -73,8 +75,22 @@ pub struct PlanOptions {
     pub named_contexts: BTreeMap<String, NamedContext>,
     /// Look at every stage, not only those the target needs (`--check` without `--target`).
     pub all_stages: bool,
+    /// Which paths of the main context `.dockerignore` hides; `None` without such a file, or when it has lines with `!`.
+    pub ignored: Option<Ignored>,
+    /// `--allow-base`: the images that may be used; `None` for all.
+    pub allowed_bases: Option<AllowedBases>,
     /// What `SOURCE_DATE_EPOCH=context` means: the time of the main context's commit, if it has one.
     pub context_epoch: Option<i64>,
+}
+
+/// Tells whether `.dockerignore` hides a cleaned path or a directory above it.
+#[derive(Clone)]
+pub struct Ignored(pub Arc<dyn Fn(&str) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Ignored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ignored")
+    }
 }
 
 impl PlanOptions {
@@ -94,6 +110,8 @@ impl PlanOptions {
             ulimits: Vec::new(),
             named_contexts: BTreeMap::new(),
             all_stages: false,
+            ignored: None,
+            allowed_bases: None,
             context_epoch: None,
         }
     }

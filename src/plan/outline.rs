@@ -23,6 +23,8 @@ pub struct Outline {
     pub secrets: Vec<OutlineSecret>,
     /// Agents it mounts, by line.
     pub ssh: Vec<OutlineSecret>,
+    /// Cache mounts it uses, by line.
+    pub caches: Vec<OutlineSecret>,
 }
 
 /// A build argument.
@@ -38,7 +40,7 @@ pub struct OutlineArg {
     pub lines: Lines,
 }
 
-/// A secret or an ssh agent.
+/// A secret, an ssh agent or a cache mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutlineSecret {
     /// Its id.
@@ -92,6 +94,7 @@ pub(crate) struct Seen {
     pub(crate) used: BTreeSet<String>,
     pub(crate) secrets: Vec<OutlineSecret>,
     pub(crate) ssh: Vec<OutlineSecret>,
+    pub(crate) caches: Vec<OutlineSecret>,
 }
 
 impl Seen {
@@ -136,6 +139,7 @@ pub(crate) fn outline(
     outline.args.sort_by_key(|arg| arg.lines);
     outline.secrets.sort_by_key(|secret| secret.lines);
     outline.ssh.sort_by_key(|secret| secret.lines);
+    outline.caches.sort_by_key(|cache| cache.lines);
     outline
 }
 
@@ -159,7 +163,8 @@ impl Outline {
                 });
             }
         }
-        for (from, to) in [(&seen.secrets, &mut self.secrets), (&seen.ssh, &mut self.ssh)] {
+        let lists = [(&seen.secrets, &mut self.secrets), (&seen.ssh, &mut self.ssh), (&seen.caches, &mut self.caches)];
+        for (from, to) in lists {
             for secret in from {
                 Seen::secret(to, &secret.id, secret.required, secret.lines);
             }

@@ -8,10 +8,11 @@ use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Instruction, InstructionKind};
 use crate::dockerfile::parse_trigger;
 use crate::oci::platform::Platform;
-use crate::plan::facts::{Facts, ImageRequest, Purpose};
+use crate::plan::facts::{Facts, ImageFacts, ImageRequest, Purpose};
 use crate::plan::options::PlanOptions;
 use crate::plan::site::Site;
 use crate::plan::stage::{Base, ImageName, Outside, Stages, Tree, suggest_image};
+use crate::source::Span;
 
 /// The stages to fold and their triggers.
 #[derive(Debug, Default)]
@@ -38,15 +39,20 @@ pub(crate) fn reach(
     stages: &Stages<'_>,
     options: &PlanOptions,
     facts: &Facts,
-) -> Result<Reached, Diagnostic> {
-    let mut search = Search { file, stages, options, facts, reached: Reached::default() };
+) -> Result<Reached, Vec<Diagnostic>> {
+    let mut search = Search { file, stages, options, facts, reached: Reached::default(), faults: Vec::new() };
     let mut open: Vec<usize> = roots.into_iter().collect();
     while let Some(index) = open.pop() {
         if search.reached.stages.insert(index) {
-            search.visit(index, &mut open)?;
+            search.visit(index, &mut open);
         }
     }
-    let mut reached = search.reached;
+    let Search { mut reached, mut faults, .. } = search;
+    if !faults.is_empty() {
+        faults.sort_by_key(|fault| fault.lines);
+        faults.dedup();
+        return Err(faults);
+    }
     reached.missing.sort_by(|a, b| (a.lines, &a.reference).cmp(&(b.lines, &b.reference)));
     reached.missing.dedup_by(|a, b| (&a.reference, &a.platform) == (&b.reference, &b.platform));
     Ok(reached)
@@ -58,10 +64,11 @@ struct Search<'a, 'f> {
     options: &'a PlanOptions,
     facts: &'a Facts,
     reached: Reached,
+    faults: Vec<Diagnostic>,
 }
 
 impl Search<'_, '_> {
-    fn visit(&mut self, index: usize, open: &mut Vec<usize>) -> Result<(), Diagnostic> {
+    fn visit(&mut self, index: usize, open: &mut Vec<usize>) {
         let stage = &self.stages.list[index];
         let platform = stage.platform.clone().unwrap_or_else(|| self.options.target_platform().clone());
         let site = Site::from_line(self.file, stage.ast);
@@ -71,30 +78,37 @@ impl Search<'_, '_> {
                 open.push(*base);
                 triggers = self.triggers_of(*base);
             }
-            Base::Outside(Outside::Image(image)) => match self.facts.image(&image.reference, &platform.to_string()) {
-                Some(known) => triggers = known.config.config.on_build.clone().unwrap_or_default(),
-                None => self.ask(image, &platform, &site, Purpose::Base),
-            },
-            Base::Replaced(Outside::Image(image)) => {
-                if self.facts.image(&image.reference, &platform.to_string()).is_none() {
-                    self.ask(image, &platform, &site, Purpose::Base);
+            Base::Outside(Outside::Image(image)) => {
+                if let Some(known) = self.image(image, &platform, &site, stage.ast.base.span, Purpose::Base) {
+                    triggers = known.config.config.on_build.clone().unwrap_or_default();
                 }
-                return Ok(());
             }
-            Base::Replaced(Outside::Empty | Outside::Files(_)) => return Ok(()),
+            Base::Replaced(Outside::Image(image)) => {
+                self.image(image, &platform, &site, stage.ast.base.span, Purpose::Base);
+                return;
+            }
+            Base::Replaced(Outside::Empty | Outside::Files(_)) => return,
             Base::Outside(Outside::Empty | Outside::Files(_)) => {}
         }
         let mut parsed = Vec::new();
         for text in triggers {
-            let instructions = parse_trigger(&text).map_err(|faults| match faults.into_iter().next() {
-                Some(fault) => site.adopt(fault),
-                None => site.fault("onbuild-trigger", "not an instruction"),
-            })?;
+            let instructions = match parse_trigger(&text) {
+                Ok(instructions) => instructions,
+                Err(faults) => {
+                    self.faults.extend(faults.into_iter().map(|fault| site.adopt(fault)));
+                    continue;
+                }
+            };
             for mut instruction in instructions {
                 // It stands in no file of the reader's; the FROM is what he can change.
                 (instruction.span, instruction.lines) = (stage.ast.span, stage.ast.lines);
-                let reads = self.stages.reads(&instruction, self.options);
-                let reads = reads.map_err(|text| site.fault("bad-source", text))?;
+                let reads = match self.stages.reads(&instruction, self.options) {
+                    Ok(reads) => reads,
+                    Err((_, text)) => {
+                        self.faults.push(site.fault("bad-source", text));
+                        continue;
+                    }
+                };
                 self.follow(&instruction, &reads, &site, open);
                 parsed.push(Trigger { instruction, reads });
             }
@@ -105,7 +119,6 @@ impl Search<'_, '_> {
         for (instruction, reads) in stage.ast.instructions.iter().zip(&stage.reads) {
             self.follow(instruction, reads, &Site::instruction(self.file, instruction), open);
         }
-        Ok(())
     }
 
     /// The ONBUILD instructions of a stage of this file.
@@ -130,18 +143,50 @@ impl Search<'_, '_> {
             InstructionKind::Run(_) => Purpose::MountSource,
             _ => Purpose::CopySource,
         };
-        for tree in reads {
+        for (index, tree) in reads.iter().enumerate() {
             match tree {
                 Tree::Main | Tree::Outside(Outside::Empty | Outside::Files(_)) => {}
                 Tree::Stage(stage) => open.push(*stage),
                 Tree::Outside(Outside::Image(image)) => {
                     let platform = self.options.target_platform().clone();
-                    if self.facts.image(&image.reference, &platform.to_string()).is_none() {
-                        self.ask(image, &platform, site, purpose);
-                    }
+                    let word = match &instruction.kind {
+                        InstructionKind::Run(run) => run.mounts.get(index),
+                        InstructionKind::Copy(copy) => copy.from.as_ref(),
+                        _ => None,
+                    };
+                    // What is triggered has no place of its own in the file.
+                    let written = site.covers(instruction.span) && word.is_some_and(|word| site.covers(word.span));
+                    let span = word.filter(|_| written).map_or(instruction.span, |word| word.span);
+                    self.image(image, &platform, site, span, purpose);
                 }
             }
         }
+    }
+
+    /// What is known of an image that the build uses; asks for it if nothing is, unless the build may not use it.
+    fn image(
+        &mut self,
+        image: &ImageName,
+        platform: &Platform,
+        site: &Site,
+        span: Span,
+        purpose: Purpose,
+    ) -> Option<&ImageFacts> {
+        if let Some(allowed) = &self.options.allowed_bases
+            && !allowed.allows(&image.reference)
+        {
+            let text = format!("image {} is not among the allowed bases", image.reference);
+            let help = match allowed.patterns() {
+                [] => "--allow-base allows none".to_owned(),
+                patterns => format!("--allow-base allows {}", patterns.join(", ")),
+            };
+            self.faults.push(site.at(span).fault("base-image-not-allowed", text).with_help(help));
+            return None;
+        }
+        if self.facts.image(&image.reference, &platform.to_string()).is_none() {
+            self.ask(image, platform, site, purpose);
+        }
+        self.facts.image(&image.reference, &platform.to_string())
     }
 
     fn ask(&mut self, image: &ImageName, platform: &Platform, site: &Site, purpose: Purpose) {

@@ -131,7 +131,8 @@ impl StageFold<'_, '_> {
                     Seen::secret(&mut seen.secrets, id, *required, here.site.lines)
                 }
                 MountKind::Ssh { id, required, .. } => Seen::secret(&mut seen.ssh, id, *required, here.site.lines),
-                MountKind::Bind { .. } | MountKind::Cache { .. } | MountKind::Tmpfs { .. } => {}
+                MountKind::Cache { id, .. } => Seen::secret(&mut seen.caches, id, false, here.site.lines),
+                MountKind::Bind { .. } | MountKind::Tmpfs { .. } => {}
             }
             ssh_index += usize::from(matches!(mount.kind, MountKind::Ssh { .. }));
             mounts.push(mount);

@@ -29,6 +29,11 @@ impl Site {
         Self { span, ..self.clone() }
     }
 
+    /// Whether a span is a part of the place; spans of triggers are not.
+    pub(crate) fn covers(&self, span: Span) -> bool {
+        self.span.start <= span.start && span.end <= self.span.end
+    }
+
     /// A fault here.
     pub(crate) fn fault(&self, code: &'static str, text: impl Into<String>) -> Diagnostic {
         Diagnostic::meaning(code, text, &self.source, self.span, self.lines)

@@ -97,25 +97,33 @@ impl<'a> Stages<'a> {
         options: &PlanOptions,
         globals: &Globals,
         lints: &mut Vec<Lint>,
-    ) -> Result<Self, Diagnostic> {
+    ) -> Result<Self, Vec<Diagnostic>> {
         let mut stages = Self { list: Vec::new(), names: BTreeMap::new(), show_labels: true };
+        let mut faults = Vec::new();
         for stage in &file.stages {
-            stages.add(stage, file, options, globals, lints)?;
+            stages.add(stage, file, options, globals, lints).unwrap_or_else(|fault| {
+                faults.push(fault);
+                // The others are looked at all the same; an empty root has no faults of its own.
+                stages.put(stage, Base::Outside(Outside::Empty), None, BTreeSet::new());
+            });
         }
         let mut alone = stages.list.len() == 1;
         for index in 0..stages.list.len() {
             let mut reads = Vec::new();
             for instruction in &stages.list[index].ast.instructions {
-                reads.push({
-                    let read = stages.reads(instruction, options);
-                    read.map_err(|text| Site::instruction(file, instruction).fault("bad-source", text))?
-                });
+                reads.push(stages.reads(instruction, options).unwrap_or_else(|(word, text)| {
+                    faults.push(Site::instruction(file, instruction).at(word.span).fault("bad-source", text));
+                    Vec::new()
+                }));
                 alone &= !stages.names_another_tree(instruction);
             }
             stages.list[index].reads = reads;
         }
         stages.show_labels = !alone;
-        stages.refuse_cycles(file)?;
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        stages.refuse_cycles(file).map_err(|fault| vec![fault])?;
         Ok(stages)
     }
 
@@ -127,9 +135,8 @@ impl<'a> Stages<'a> {
         globals: &Globals,
         lints: &mut Vec<Lint>,
     ) -> Result<(), Diagnostic> {
-        let index = self.list.len();
         let site = Site::from_line(file, stage);
-        let failed = |text: String| site.fault("bad-from", text);
+        let failed = |text: String| site.at(stage.base.span).fault("bad-from", text);
         let mut linter = Linter::new(file, options, stage.check.as_ref(), lints);
         let base = globals.expand(&stage.base.text).map_err(failed)?;
         lint::undefined_in_from(&mut linter, globals, &base, stage.lines);
@@ -139,6 +146,7 @@ impl<'a> Stages<'a> {
         let mut used_args = base.matched;
         let platform = match &stage.platform {
             Some(word) => {
+                let failed = |text: String| site.at(word.span).fault("bad-from", text);
                 let expansion = globals.expand(&word.text).map_err(|error| {
                     failed(format!("failed to process arguments for platform {}: {error}", word.text))
                 })?;
@@ -162,12 +170,17 @@ impl<'a> Stages<'a> {
                 None => Base::Outside(outside(&base.text, wanted, options).map_err(failed)?),
             },
         };
+        self.put(stage, base, platform, used_args);
+        Ok(())
+    }
+
+    fn put(&mut self, stage: &'a ast::Stage, base: Base, platform: Option<Platform>, used_args: BTreeSet<String>) {
+        let index = self.list.len();
         let label = stage.name.clone().unwrap_or_else(|| format!("stage-{index}"));
         if let Some(name) = &stage.name {
             self.names.insert(name.to_lowercase(), index);
         }
         self.list.push(Stage { ast: stage, label, base, platform, used_args, reads: Vec::new() });
-        Ok(())
     }
 
     /// The stage of a name, in any case; of several the last.
@@ -191,16 +204,22 @@ impl<'a> Stages<'a> {
         }
     }
 
-    /// The trees an instruction reads: one for COPY, one for each mount of a RUN, none for others.
-    pub(crate) fn reads(&self, instruction: &Instruction, options: &PlanOptions) -> Result<Vec<Tree>, String> {
+    /// The trees an instruction reads: one for COPY, one for each mount of a RUN, none for others. A fault comes with the
+    /// word that is to blame.
+    pub(crate) fn reads<'i>(
+        &self,
+        instruction: &'i Instruction,
+        options: &PlanOptions,
+    ) -> Result<Vec<Tree>, (&'i ast::Word, String)> {
         match &instruction.kind {
             InstructionKind::Copy(copy) => match &copy.from {
-                Some(from) => Ok(vec![self.copy_source(&from.text, options)?]),
+                Some(from) => Ok(vec![self.copy_source(&from.text, options).map_err(|text| (from, text))?]),
                 None => Ok(vec![Tree::Main]),
             },
             InstructionKind::Add(_) => Ok(vec![Tree::Main]),
             InstructionKind::Run(run) => {
-                run.mounts.iter().map(|mount| self.mount_source(&mount.text, options)).collect()
+                let read = |mount: &'i ast::Word| self.mount_source(&mount.text, options).map_err(|text| (mount, text));
+                run.mounts.iter().map(read).collect()
             }
             InstructionKind::Workdir(_)
             | InstructionKind::Env(_)

@@ -35,12 +35,37 @@ impl Copied {
     /// Copies what an overlay of `lowers` (from the bottom to the top) would show to the new directory `target`.
     pub fn merge(&self, lowers: &[PathBuf], target: &Path) -> io::Result<()> {
         fs_err::create_dir(target)?;
+        chmodat(CWD, target, Mode::from_raw_mode(0o755), AtFlags::empty())?;
         let Some(top) = lowers.last() else { return Ok(()) };
         for lower in lowers {
             let mut links = BTreeMap::new();
             self.directory(lower, target, &mut links)?;
         }
         attributes(top, target, self.xattrs)
+    }
+
+    /// Copies one file or directory, without regard to overlay's marks below it.
+    pub fn copy(&self, source: &Path, target: &Path) -> io::Result<()> {
+        let stat = lstat(source).map_err(|errno| named(errno, source))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Directory {
+            return self.merge(&[source.to_owned()], target);
+        }
+        entry_of(source, target, kind, &stat)?;
+        attributes(source, target, self.xattrs)
+    }
+
+    /// Gives the directory or file `target` the content that `source` has; `target` itself stays the same directory.
+    pub fn replace(&self, source: &Path, target: &Path) -> io::Result<()> {
+        if !fs_err::symlink_metadata(target)?.is_dir() {
+            remove(target)?;
+            return self.copy(source, target);
+        }
+        for entry in fs_err::read_dir(target)? {
+            remove(&entry?.path())?;
+        }
+        self.directory(source, target, &mut BTreeMap::new())?;
+        attributes(source, target, self.xattrs)
     }
 
     /// Lays `source` over `target`. Directories get their attributes after their content, which would change their times.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, Mode, chmodat};
+
 use super::{Copied, OverlayXattrs, Root, Snapshots, copied};
 
 /// Makes overlays; of more trees than the kernel takes, the lowest are merged by copying.
@@ -23,11 +25,15 @@ impl Overlay {
     /// the bottom of each overlay it provides the usual mount points, so that they need not be made in each step's changes
     /// and removed again.
     pub fn new(xattrs: OverlayXattrs, skeleton: PathBuf) -> io::Result<Self> {
-        for directory in MOUNT_POINTS.0 {
-            fs_err::create_dir(skeleton.join(directory))?;
+        // Whatever rbuild's umask is.
+        let mode = |path: &Path, mode: u32| chmodat(CWD, path, Mode::from_raw_mode(mode), AtFlags::empty());
+        for directory in MOUNT_POINTS.0.map(|name| skeleton.join(name)) {
+            fs_err::create_dir(&directory)?;
+            mode(&directory, 0o755)?;
         }
-        for file in MOUNT_POINTS.1 {
-            fs_err::write(skeleton.join(file), "")?;
+        for file in MOUNT_POINTS.1.map(|name| skeleton.join(name)) {
+            fs_err::write(&file, "")?;
+            mode(&file, 0o644)?;
         }
         Ok(Self { xattrs, skeleton })
     }
@@ -53,8 +59,9 @@ impl Snapshots for Overlay {
         };
         below.extend_from_slice(above);
         // The root directory of an overlay has the attributes of the topmost directory, which is the empty upper one.
-        if let Some(top) = lowers.last() {
-            copied::attributes(top, &upper, self.xattrs)?;
+        match lowers.last() {
+            Some(top) => copied::attributes(top, &upper, self.xattrs)?,
+            None => chmodat(CWD, &upper, Mode::from_raw_mode(0o755), AtFlags::empty())?,
         }
         Ok(Root::Overlay { lowers: below, upper, work })
     }

@@ -143,6 +143,7 @@ pub fn encode(entry: &Entry, target: Option<&Entry>, out: &mut Vec<u8>) -> Resul
             header.meta = &target.meta;
             header.xattrs = &target.meta.xattrs;
         }
+        Kind::CharDevice(0, 0) => return Err(refuse("the character device 0/0 means a deletion there")),
         Kind::CharDevice(major, minor) => {
             header.flag = b'3';
             header.device = Some((*major, *minor));

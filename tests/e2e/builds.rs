@@ -75,7 +75,11 @@ fn failing_run(who: Who) {
 
 fn exit_code_and_signal_of_a_run(who: Who) {
     let rig = Rig::new(who);
-    for (command, end) in [("exit 7", "exit code: 7"), ("kill -9 $$", "exit code: 137"), ("nosuchprogram", "exit code: 127")] {
+    for (command, end) in [
+        ("exit 7", "exit code: 7"),
+        ("sh -c 'kill -9 $$'; exit $?", "exit code: 137"),
+        ("nosuchprogram", "exit code: 127"),
+    ] {
         let log = rig.fails(&["--progress=plain", &rig.dockerfile(&format!("{BUSYBOX}RUN {command}\n"))]);
         let want = format!("process \"/bin/sh -c {command}\" did not complete successfully: {end}");
         assert!(last_line(&log).starts_with("ERROR: failed to build: failed to solve: "), "{log}");
@@ -215,8 +219,16 @@ fn iidfile_metadata_and_quiet(who: Who) {
         crate::rig::succeed(std::process::Command::new("chown").args([user, &iid]));
     }
     let out = rig.ok(&[
-        "-q", "-t", "meta:1", "--iidfile", &iid, "--metadata-file", &metadata, "-o",
-        &format!("type=oci,dest={}", rig.arg("out.tar")), &context,
+        "-q",
+        "-t",
+        "meta:1",
+        "--iidfile",
+        &iid,
+        "--metadata-file",
+        &metadata,
+        "-o",
+        &format!("type=oci,dest={}", rig.arg("out.tar")),
+        &context,
     ]);
     assert_eq!(out.stderr, "", "-q shows nothing");
     let id = out.stdout.trim_end();
@@ -243,7 +255,15 @@ fn target_and_build_args(who: Who) {
     );
     let out = format!("type=oci,dest={}", rig.arg("out.tar"));
     let log = rig.build(&[
-        "--target=FIRST", "--build-arg=BASE=busybox", "--build-arg", "GREETING=ho", "--label", "a=b", "-o", &out, &context,
+        "--target=FIRST",
+        "--build-arg=BASE=busybox",
+        "--build-arg",
+        "GREETING=ho",
+        "--label",
+        "a=b",
+        "-o",
+        &out,
+        &context,
     ]);
     assert!(!log.contains("exit 1"), "a stage that is not needed is not there:\n{log}");
     let image = Image::read(&rig.path("out.tar"));
@@ -301,7 +321,8 @@ fn run_without_network(who: Who) {
 fn dockerfile_on_stdin_and_elsewhere(who: Who) {
     use std::io::Write as _;
     let rig = Rig::new(who);
-    let context = rig.context("context", &[("a", "1\n"), ("docker/app.Dockerfile", "FROM busybox\nCOPY a /from-file\n")]);
+    let context =
+        rig.context("context", &[("a", "1\n"), ("docker/app.Dockerfile", "FROM busybox\nCOPY a /from-file\n")]);
     let out = format!("type=oci,dest={}", rig.arg("out.tar"));
     rig.build(&["-f", &format!("{context}/docker/app.Dockerfile"), "-o", &out, &context]);
     assert!(Image::read(&rig.path("out.tar")).files.contains_key("/from-file"));

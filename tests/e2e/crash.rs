@@ -134,7 +134,11 @@ fn interrupt_and_terminate(who: Who) {
         assert!(begin.elapsed() < Duration::from_secs(15), "took {:?}", begin.elapsed());
         assert!(!out.status.success());
         let last = out.stderr.trim_end().lines().last().unwrap_or_default().to_lowercase();
-        assert!(last.starts_with("error: failed to build: failed to solve: ") && last.contains("cancel"), "{}", out.stderr);
+        assert!(
+            last.starts_with("error: failed to build: failed to solve: ") && last.contains("cancel"),
+            "{}",
+            out.stderr
+        );
         assert!(out.stderr.contains("CANCELED"), "{}", out.stderr);
         traces::none(&rig);
     }

@@ -1,6 +1,6 @@
 //! A store of its own, a base image in it, and the binary to call: what every end-to-end test starts from.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -68,7 +68,7 @@ pub fn can_run(who: Who) -> bool {
     };
     if !possible {
         assert!(std::env::var_os("CI").is_none(), "CI must run the tests of {who:?}: as root");
-        eprintln!("SKIPPED: tests as {who:?} cannot be run by this user");
+        loudly(&format!("SKIPPED: tests as {who:?} cannot be run by this user"));
     }
     possible
 }
@@ -237,7 +237,14 @@ impl Rig {
     #[track_caller]
     pub fn ok(&self, args: &[&str]) -> Output {
         let out = self.rbuild(args);
-        assert!(out.status.success(), "rbuild {args:?} as {:?}: {}\n{}{}", self.who, out.status, out.stdout, out.stderr);
+        assert!(
+            out.status.success(),
+            "rbuild {args:?} as {:?}: {}\n{}{}",
+            self.who,
+            out.status,
+            out.stdout,
+            out.stderr
+        );
         out
     }
 
@@ -263,8 +270,7 @@ impl Drop for Rig {
         if self.who == Who::Multi && !am_root() {
             // Files of subordinate ids: only inside a user namespace are they ours to remove.
             let store = self.store();
-            let _ =
-                Command::new("unshare").args(["--map-auto", "--map-root-user", "rm", "-rf"]).arg(store).output();
+            let _ = Command::new("unshare").args(["--map-auto", "--map-root-user", "rm", "-rf"]).arg(store).output();
         }
         let _ = Command::new("chmod").args(["-R", "u+rwx"]).arg(self.dir.path()).output();
     }
@@ -319,7 +325,12 @@ pub fn installed(program: &str) -> bool {
     let found = path.split(':').any(|dir| Path::new(dir).join(program).exists());
     if !found {
         assert!(std::env::var_os("CI").is_none(), "CI needs {program}: tests/setup.sh installs it");
-        eprintln!("SKIPPED in part: {program} is not installed");
+        loudly(&format!("SKIPPED in part: {program} is not installed"));
     }
     found
+}
+
+/// Says something that libtest does not swallow when the test passes.
+pub fn loudly(text: &str) {
+    let _ = writeln!(std::io::stderr(), "\n*** {text}\n");
 }

@@ -29,10 +29,8 @@ fn two_processes_run_each_step_once(who: Who) {
         .iter()
         .map(|out| ["--progress=plain", "-o", &format!("type=oci,dest={out}"), &context].map(str::to_owned).to_vec())
         .collect();
-    let children: Vec<_> = args
-        .iter()
-        .map(|args| start(&mut rig.command(&args.iter().map(String::as_str).collect::<Vec<_>>())))
-        .collect();
+    let children: Vec<_> =
+        args.iter().map(|args| start(&mut rig.command(&args.iter().map(String::as_str).collect::<Vec<_>>()))).collect();
     for child in children {
         let out = finish(child, &["build"]);
         assert!(out.status.success(), "{}", out.stderr);

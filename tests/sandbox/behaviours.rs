@@ -18,14 +18,28 @@ pub const ALL: &[Named] = named![
     env_is_exact exit_codes first_process_of_its_namespace program_faults user_and_groups capabilities_and_filter insecure_is_not_confined
     forbidden_calls working_directory limits devices hidden_and_read_only_parts nothing_stays names_and_network own_network_has_only_lo
     output_is_whole_and_in_order background_processes_die killed_from_outside cancel_kills_everything kill_of_rbuild_leaves_nothing
-    many_at_once one_id_pretends programs_of_the_host
+    many_at_once one_id_pretends programs_of_the_host mount_bind mount_stack mount_discard mount_tmpfs mount_file mount_socket
+    mounts_stay_inside the_mode_is_told runs_again_on_the_same_root
 ];
 
 /// Whether a behaviour can be had in a setting.
 pub fn applies(name: &str, setting: Setting) -> bool {
+    // Without namespaces there is no /proc, no identity of its own, nothing hidden.
+    let needs_namespaces = [
+        "first_process_of_its_namespace",
+        "user_and_groups",
+        "capabilities_and_filter",
+        "insecure_is_not_confined",
+        "limits",
+        "devices",
+        "hidden_and_read_only_parts",
+        "names_and_network",
+        "own_network_has_only_lo",
+        "program_faults",
+    ];
     match name {
         "one_id_pretends" => setting.has_one_id(),
-        _ => true,
+        name => setting != Setting::InPlace || !needs_namespaces.contains(&name),
     }
 }
 
@@ -51,7 +65,8 @@ fn first_process_of_its_namespace(setting: Setting) {
     let text = bench.sh("echo $$; umask; cat; cat /proc/self/oom_score_adj; hostname; ps | wc -l");
     // A header, the shell, ps and wc.
     assert_eq!(text.text(), "1\n0022\n0\nbuildkitsandbox\n4");
-    let ran = bench.run("", |process| process.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/1/status"].map(String::from).to_vec());
+    let ran = bench
+        .run("", |process| process.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/1/status"].map(String::from).to_vec());
     let blocked = ran.text().to_owned();
     assert_eq!(blocked, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000");
     let fds = bench.sh("ls /proc/self/fd").text().to_owned();
@@ -80,7 +95,11 @@ fn user_and_groups(setting: Setting) {
         (process.uid, process.gid, process.groups) = (1234, 33, vec![33, 44]);
     });
     // With one id everybody is its root.
-    assert_eq!(ran.text(), if setting.has_one_id() { "0\n0\n0\nx" } else { "1234\n33\n33 44\nx" }.replace("0\n0\n0\n", &one_id_groups(&bench)));
+    assert_eq!(
+        ran.text(),
+        if setting.has_one_id() { "0\n0\n0\nx" } else { "1234\n33\n33 44\nx" }
+            .replace("0\n0\n0\n", &one_id_groups(&bench))
+    );
     if !setting.has_one_id() {
         assert_eq!(bench.sh("id -G; touch /tmp/f; chown 7:8 /tmp/f; stat -c '%u %g' /tmp/f").text(), "0\n7 8");
     }
@@ -108,9 +127,12 @@ fn capabilities_and_filter(setting: Setting) {
 
 fn insecure_is_not_confined(setting: Setting) {
     let bench = Bench::new(setting);
-    let ran = bench.run("grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted", |process| {
-        process.insecure = true;
-    });
+    let ran = bench.run(
+        "grep -E '^(CapEff|Seccomp:)' /proc/self/status; mount -t tmpfs none /tmp && echo mounted",
+        |process| {
+            process.insecure = true;
+        },
+    );
     let text = ran.text();
     assert!(!text.contains("a80425fb") && text.ends_with("mounted"), "{text}");
     assert_eq!(text.contains("Seccomp:\t0"), !setting.has_one_id());
@@ -175,7 +197,11 @@ fn hidden_and_read_only_parts(setting: Setting) {
     let kept: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.ends_with(':')).collect();
     assert_eq!(kept, ["0", "0", "0", "end"], "{text}");
     assert_eq!(bench.sh("grep -c sysfs /proc/mounts; ls /sys/fs/cgroup | wc -l").text().lines().next(), Some("1"));
-    assert_eq!(bench.sh("cat /proc/self/mounts | cut -d' ' -f2 | grep -E '^/(tmp|work|home)' ; true").text(), "", "nothing of the host");
+    assert_eq!(
+        bench.sh("cat /proc/self/mounts | cut -d' ' -f2 | grep -E '^/(tmp|work|home)' ; true").text(),
+        "",
+        "nothing of the host"
+    );
 }
 
 /// The tree with kinds, modes and times, without the root's own access time.
@@ -220,7 +246,9 @@ fn nothing_stays(setting: Setting) {
     if let Root::Overlay { .. } = root {
         // Directories that were written to have been copied up; they equal those below.
         let lower = listing(&bench.lowers[0]);
-        before.extend(lower.into_iter().filter(|line| ["etc ", "usr ", "usr/bin "].iter().any(|name| line.starts_with(name))));
+        before.extend(
+            lower.into_iter().filter(|line| ["etc ", "usr ", "usr/bin "].iter().any(|name| line.starts_with(name))),
+        );
         before.sort();
     }
     assert_eq!(after, before);
@@ -287,7 +315,11 @@ fn background_processes_die(setting: Setting) {
     let bench = Bench::new(setting);
     let word = marker();
     let started = Instant::now();
-    bench.sh(&format!("sleep {word} & setsid sleep {word} & (setsid setsid sleep {word} >/dev/null 2>&1 &); sleep 0.1; echo done")).text();
+    bench
+        .sh(&format!(
+            "sleep {word} & setsid sleep {word} & (setsid setsid sleep {word} >/dev/null 2>&1 &); sleep 0.1; echo done"
+        ))
+        .text();
     assert!(started.elapsed() < Duration::from_secs(5));
     assert_eq!(alive(&word), 0);
 }
@@ -299,7 +331,10 @@ fn killed_from_outside(setting: Setting) {
         let target = word.clone();
         scope.spawn(move || {
             wait_until("it runs", || alive(&target) == 1);
-            std::process::Command::new("pkill").args(["-KILL", "-x", "-f", &format!("sleep {target}")]).status().expect("pkill");
+            std::process::Command::new("pkill")
+                .args(["-KILL", "-x", "-f", &format!("sleep {target}")])
+                .status()
+                .expect("pkill");
         });
         bench.start(&bench.root(), &process(&["sleep", &word]), &Cancel::new())
     });
@@ -332,7 +367,8 @@ fn kill_of_rbuild_leaves_nothing(setting: Setting) {
     let mounts = || fs_err::read_to_string("/proc/self/mountinfo").expect("read").lines().count();
     let before = mounts();
     let temp = tempfile::tempdir().expect("temp dir");
-    let mut child = crate::itself().args(["--inside", &name, &word]).env("TMPDIR", temp.path()).spawn().expect("starts");
+    let mut child =
+        crate::itself().args(["--inside", &name, &word]).env("TMPDIR", temp.path()).spawn().expect("starts");
     wait_until("its steps run", || alive(&word) >= 4);
     assert_eq!(mounts(), before, "mounts are seen in steps only");
     child.kill().expect("kills");
@@ -408,7 +444,8 @@ fn many_at_once(setting: Setting) {
 fn one_id_pretends(setting: Setting) {
     let bench = Bench::new(setting);
     fs_err::create_dir_all(bench.lowers[0].join("etc/apt/apt.conf.d")).expect("mkdir");
-    let ran = bench.sh("touch /tmp/f; chown 7:8 /tmp/f && su -s /bin/sh app -c 'echo as app'; cat /etc/apt/apt.conf.d/*");
+    let ran =
+        bench.sh("touch /tmp/f; chown 7:8 /tmp/f && su -s /bin/sh app -c 'echo as app'; cat /etc/apt/apt.conf.d/*");
     assert_eq!(ran.text(), "as app\nAPT::Sandbox::User \"root\";");
     assert!(!ran.changes.join("etc/apt/apt.conf.d/zz-rbuild-one-id").exists());
 }
@@ -432,4 +469,206 @@ fn programs_of_the_host(setting: Setting) {
     let missing = HostCommand { argv: vec!["/does/not/exist".into()], ..HostCommand::default() };
     let error = bench.session.host().run(&missing, &Cancel::new()).expect_err("missing");
     assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+}
+
+fn with(bench: &Bench, script: &str, target: &str, kind: MountKind) -> crate::bench::Ran {
+    bench.run(script, |process| process.mounts = vec![Mount { target: target.into(), kind }])
+}
+
+fn mount_bind(setting: Setting) {
+    let bench = Bench::new(setting);
+    let source = bench.scratch("source");
+    fs_err::write(source.join("f"), "old").expect("write");
+    let bind = |readonly| MountKind::Bind { source: source.clone(), readonly };
+    let ran = with(&bench, "cat /mnt/deep/f; echo new > /mnt/deep/f; mkdir /mnt/deep/dir", "/mnt/deep", bind(false));
+    assert_eq!(ran.text(), "old");
+    assert!(source.join("dir").is_dir() && fs_err::read_to_string(source.join("f")).expect("read") == "new\n");
+    assert!(!ran.changes.join("mnt").exists());
+    let ran = with(&bench, "cat /mnt/f; (echo x > /mnt/f) 2>/dev/null && echo wrote; true", "/mnt", bind(true));
+    assert!(ran.text().starts_with("new"));
+    if setting != Setting::InPlace {
+        assert_eq!(ran.text(), "new");
+    }
+    assert_eq!(fs_err::read_to_string(source.join("f")).expect("read"), "new\n");
+    let file = MountKind::Bind { source: source.join("f"), readonly: true };
+    assert_eq!(with(&bench, "cat /etc/passwd", "/etc/passwd", file).text(), "new", "it covers what is there");
+    assert!(bench.sh("cat /etc/passwd").text().starts_with("root:"));
+    fs_err::os::unix::fs::symlink(&source, bench.directory.join("link")).expect("link");
+    for path in ["link", "link/dir"] {
+        let ran =
+            with(&bench, "ls /mnt", "/mnt", MountKind::Bind { source: bench.directory.join(path), readonly: true });
+        if setting != Setting::InPlace {
+            assert!(ran.fault().contains("Too many levels of symbolic links"), "{}", ran.fault());
+        }
+    }
+}
+
+/// Two trees, the upper one with a whiteout and an opaque directory.
+fn stack(bench: &Bench) -> Vec<std::path::PathBuf> {
+    let (low, high) = (bench.scratch("low"), bench.scratch("high"));
+    for (path, text) in [("a/gone", "1"), ("a/kept", "2"), ("b/hidden", "3"), ("c", "4")] {
+        fs_err::create_dir_all(low.join(path).parent().expect("parent")).expect("mkdir");
+        fs_err::write(low.join(path), text).expect("write");
+    }
+    for path in ["a", "b"] {
+        fs_err::create_dir_all(high.join(path)).expect("mkdir");
+    }
+    fs_err::write(high.join("b/new"), "5").expect("write");
+    let mode = rustix::fs::Mode::empty();
+    rustix::fs::mknodat(rustix::fs::CWD, high.join("a/gone"), rustix::fs::FileType::CharacterDevice, mode, 0)
+        .expect("whiteout");
+    let opaque = bench.session.overlay_xattrs.opaque();
+    rustix::fs::setxattr(high.join("b"), opaque, b"y", rustix::fs::XattrFlags::empty()).expect("opaque");
+    vec![low, high]
+}
+
+fn mount_stack(setting: Setting) {
+    let bench = Bench::new(setting);
+    if setting == Setting::InPlace {
+        // In a container nothing can be marked opaque.
+        let lowers = vec![bench.lowers[0].clone()];
+        let kind = MountKind::Stack { lowers, subpath: "/etc".into(), scratch: None };
+        assert!(with(&bench, "ls /mnt", "/mnt", kind).text().contains("passwd"));
+        return;
+    }
+    let lowers = stack(&bench);
+    let kind = |subpath: &str, scratch| MountKind::Stack { lowers: lowers.clone(), subpath: subpath.into(), scratch };
+    let script = "cd /mnt && find . | sort; (echo x > new) 2>/dev/null && echo wrote; true";
+    let tree = ".\n./a\n./a/kept\n./b\n./b/new\n./c";
+    assert_eq!(with(&bench, script, "/mnt", kind("/", None)).text(), tree);
+    assert_eq!(with(&bench, script, "/mnt", kind("/", Some(bench.scratch("writes")))).text(), format!("{tree}\nwrote"));
+    assert_eq!(with(&bench, script, "/mnt", kind("a/../b", None)).text(), ".\n./new");
+    assert_eq!(with(&bench, "cat /mnt/file", "/mnt/file", kind("/c", None)).text(), "4");
+    assert!(!lowers[0].join("new").exists() && !lowers[1].join("new").exists());
+    let fault = with(&bench, "true", "/mnt", kind("/none", None)).fault();
+    assert!(fault.contains("/none") && fault.contains("No such file"), "{fault}");
+    let single = MountKind::Stack { lowers: vec![lowers[0].clone()], subpath: "/".into(), scratch: None };
+    assert_eq!(with(&bench, "cat /mnt/a/gone", "/mnt", single).text(), "1");
+    fs_err::os::unix::fs::symlink("../../../a", lowers[1].join("link")).expect("link");
+    assert_eq!(with(&bench, "ls /mnt", "/mnt", kind("/link", None)).text(), "kept");
+}
+
+fn mount_discard(setting: Setting) {
+    let bench = Bench::new(setting);
+    let source = bench.scratch("source");
+    fs_err::write(source.join("f"), "old").expect("write");
+    let script = "cat /ctx/f; rm /ctx/f; echo new > /ctx/n; ls /ctx";
+    let kind = MountKind::Discard { source: source.clone(), scratch: bench.scratch("writes") };
+    assert_eq!(with(&bench, script, "/ctx", kind).text(), "oldn");
+    assert!(source.join("f").exists() && !source.join("n").exists());
+    let kind = MountKind::Discard { source: source.join("f"), scratch: bench.scratch("writes") };
+    assert_eq!(with(&bench, "cat /file; echo new > /file; cat /file", "/file", kind).text(), "oldnew");
+    assert_eq!(fs_err::read_to_string(source.join("f")).expect("read"), "old");
+}
+
+fn mount_tmpfs(setting: Setting) {
+    let bench = Bench::new(setting);
+    let lower = bench.lowers[0].join("tm");
+    fs_err::create_dir(&lower).expect("mkdir");
+    fs_err::write(lower.join("hidden"), "").expect("write");
+    std::fs::set_permissions(&lower, std::os::unix::fs::PermissionsExt::from_mode(0o711)).expect("chmod");
+    let ran =
+        bench.run("stat -c '%a' /tm /tn /to; ls /tm; echo x > /tn/f; df -k /to | awk 'NR==2 {print $2}'", |process| {
+            let tmpfs =
+                |target: &str, size, mode| Mount { target: target.into(), kind: MountKind::Tmpfs { size, mode } };
+            process.mounts =
+                vec![tmpfs("/tm", None, None), tmpfs("/tn", None, None), tmpfs("/to", Some(1 << 20), Some(0o750))];
+        });
+    // df wants a /proc.
+    let size = if setting == Setting::InPlace { "" } else { "\n1024" };
+    assert_eq!(ran.text(), format!("711\n1777\n750{size}"));
+    assert!(!ran.changes.join("tn").exists() && !ran.changes.join("to").exists());
+}
+
+fn mount_file(setting: Setting) {
+    let bench = Bench::new(setting);
+    let file = |mode, uid| MountKind::File { content: b"secret".to_vec(), mode, uid, gid: 7 };
+    let script = "cat /run/secrets/tok; stat -c ' %a %u %g' /run/secrets/tok; (echo x > /run/secrets/tok) 2>/dev/null && echo wrote; true";
+    let ran = with(&bench, script, "/run/secrets/tok", file(0o400, 5));
+    let owner = if setting.has_one_id() { "0 0" } else { "5 7" };
+    assert!(ran.text().starts_with(&format!("secret 400 {owner}")), "{}", ran.text());
+    if setting != Setting::InPlace {
+        assert!(!ran.text().ends_with("wrote"), "read-only even for root");
+    }
+    assert!(!ran.changes.join("run").exists());
+    let script = MountKind::File { content: b"#!/bin/sh\necho script $0".to_vec(), mode: 0o755, uid: 0, gid: 0 };
+    let ran = bench.run("", |process| {
+        process.argv = vec!["/dev/pipes/EOF".into()];
+        process.mounts = vec![Mount { target: "/dev/pipes/EOF".into(), kind: script }];
+    });
+    assert_eq!(ran.text(), "script /dev/pipes/EOF");
+    let big = MountKind::File { content: vec![b'x'; 500 * 1024], mode: 0o400, uid: 0, gid: 0 };
+    assert_eq!(with(&bench, "wc -c < /big", "/big", big).text(), "512000");
+}
+
+fn mount_socket(setting: Setting) {
+    use std::io::{Read, Write};
+    let bench = Bench::new(setting);
+    let path = bench.directory.join("agent");
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+    let agent = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        let mut text = [0; 5];
+        stream.read_exact(&mut text).expect("read");
+        stream.write_all(&[b"heard ".as_slice(), &text].concat()).expect("write");
+    });
+    let kind = MountKind::Socket { source: path, mode: 0o600, uid: 1234, gid: 1 };
+    bench.add_own_program("/bin/connect");
+    let ran = bench.run("stat -c '%a %u' /run/agent.0; connect --connect /run/agent.0", |process| {
+        process.uid = 1234;
+        process.mounts = vec![Mount { target: "/run/agent.0".into(), kind }];
+    });
+    agent.join().expect("no panic");
+    let owner = if setting.has_one_id() { "0" } else { "1234" };
+    assert_eq!(ran.text(), format!("600 {owner}\nheard hello"));
+    assert!(!ran.changes.join("run").exists());
+}
+
+fn mounts_stay_inside(setting: Setting) {
+    let bench = Bench::new(setting);
+    let outside = bench.scratch("outside");
+    let up = format!("../../../../../../../..{}", outside.display());
+    fs_err::os::unix::fs::symlink(&up, bench.lowers[0].join("escape")).expect("link");
+    fs_err::os::unix::fs::symlink("loop", bench.lowers[0].join("loop")).expect("link");
+    let file = || MountKind::File { content: b"x".to_vec(), mode: 0o444, uid: 0, gid: 0 };
+    let inside = format!("{}/f", outside.display());
+    assert_eq!(with(&bench, &format!("cat {inside}"), "/escape/f", file()).text(), "x");
+    assert_eq!(fs_err::read_dir(&outside).expect("read").count(), 0);
+    assert!(with(&bench, "true", "/loop/f", file()).fault().contains("Too many levels of symbolic links"));
+    assert!(with(&bench, "true", "/etc/passwd/f", file()).fault().contains("Not a directory"));
+    // What the step puts in the place of a mount point's parent is not followed when cleaning up.
+    fs_err::create_dir(outside.join("victim")).expect("mkdir");
+    let tmpfs = MountKind::Tmpfs { size: None, mode: None };
+    let script = format!("mv /tmp /tmp2 && ln -s {up} /tmp; true");
+    let ran = with(&bench, &script, "/tmp/victim", tmpfs);
+    assert!(ran.exit.is_ok() && outside.join("victim").exists());
+}
+
+fn the_mode_is_told(setting: Setting) {
+    let bench = Bench::new(setting);
+    let mode = bench.session.mode(&bench.directory).to_string();
+    let expected = match setting {
+        Setting::Root | Setting::RootCopied => "root, overlay",
+        Setting::ManyIds => "rootless, overlay",
+        Setting::OneId | Setting::OneIdCopied => {
+            "rootless with a single id, overlay; owners are recorded but not seen by RUN: /etc/subuid"
+        }
+        Setting::InPlace => {
+            "no namespaces, copied trees; RUN only with CAP_SYS_CHROOT: unshare: Operation not permitted"
+        }
+    };
+    assert!(mode.starts_with(expected), "{mode}");
+    let exact = bench.session.ownership == rbuild::exec::Ownership::Exact;
+    assert_eq!(exact, !setting.has_one_id());
+}
+
+fn runs_again_on_the_same_root(setting: Setting) {
+    let bench = Bench::new(setting);
+    let root = bench.root();
+    for (script, expected) in
+        [("echo 1 > /f; cat /f", "1"), ("cat /f; rm /f; ls /f 2>/dev/null; true", "1"), ("ls /f 2>&1 | wc -l", "1")]
+    {
+        let ran = bench.start(&root, &process(&["sh", "-c", script]), &Cancel::new());
+        assert_eq!(ran.text(), expected);
+    }
 }

@@ -1,11 +1,11 @@
 //! A root made of busybox, and runs in it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbuild::cancel::Cancel;
-use rbuild::exec::{EnterOptions, ExecError, Exit, Process, Root, Session, Stdio, Stream, enter};
+use rbuild::exec::{EnterOptions, ExecError, Exit, Mount, MountKind, Process, Root, Session, Stdio, Stream, enter};
 use rbuild::snapshot::{Copied, Snapshots};
 
 /// Where a behaviour is tried.
@@ -21,12 +21,15 @@ pub enum Setting {
     OneId,
     /// As a user without, copied trees.
     OneIdCopied,
+    /// As root of a container that forbids everything: in a sandbox of ours, that is.
+    InPlace,
 }
 
 const USER: &str = "1000";
 
 impl Setting {
-    pub const ALL: [Self; 5] = [Self::Root, Self::RootCopied, Self::ManyIds, Self::OneId, Self::OneIdCopied];
+    pub const ALL: [Self; 6] =
+        [Self::Root, Self::RootCopied, Self::ManyIds, Self::OneId, Self::OneIdCopied, Self::InPlace];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -35,15 +38,16 @@ impl Setting {
             Self::ManyIds => "sandbox_many",
             Self::OneId => "sandbox_one",
             Self::OneIdCopied => "sandbox_one_copied",
+            Self::InPlace => "root_in_place",
         }
     }
 
     pub fn is_copied(self) -> bool {
-        matches!(self, Self::RootCopied | Self::OneIdCopied)
+        matches!(self, Self::RootCopied | Self::OneIdCopied | Self::InPlace)
     }
 
     pub fn is_root(self) -> bool {
-        matches!(self, Self::Root | Self::RootCopied)
+        matches!(self, Self::Root | Self::RootCopied | Self::InPlace)
     }
 
     pub fn has_one_id(self) -> bool {
@@ -76,6 +80,38 @@ impl Setting {
         command.args(["--mount", "sh", "-c", &script]).arg(std::env::current_exe().expect("own path"));
         Ok(command)
     }
+}
+
+/// Runs one test inside a sandbox, which is a container without any right to make namespaces.
+pub fn contained(name: &str) -> i32 {
+    let mut bench = Bench::new(Setting::Root);
+    let lower = bench.scratch("container");
+    for name in ["bin", "lib", "lib64", "sbin"] {
+        fs_err::os::unix::fs::symlink(format!("usr/{name}"), lower.join(name)).expect("link");
+    }
+    fs_err::create_dir_all(lower.join("tmp")).expect("mkdir");
+    bench.lowers = vec![lower];
+    let own = std::env::current_exe().expect("own path");
+    let mut process = process(&[own.to_str().expect("text"), "--inside", name]);
+    process.env.extend([("RUST_BACKTRACE".into(), "0".into()), ("TMPDIR".into(), "/tmp".into())]);
+    for source in [Path::new("/usr"), own.parent().expect("directory")] {
+        let kind = MountKind::Bind { source: source.to_owned(), readonly: true };
+        process.mounts.push(Mount { target: source.display().to_string(), kind });
+    }
+    let ran = bench.start(&bench.root(), &process, &Cancel::new());
+    eprintln!("{}{}", ran.stdout, ran.stderr);
+    ran.exit.expect("runs").code
+}
+
+/// Says hello to a socket and gives the answer.
+pub fn greet(path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(path).expect("connects");
+    stream.write_all(b"hello").expect("writes");
+    stream.shutdown(std::net::Shutdown::Write).expect("shuts down");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("reads");
+    text
 }
 
 /// One entered process with a root to run things in.
@@ -129,6 +165,34 @@ impl Bench {
             .expect("write");
         fs_err::write(lower.join("etc/not-executable"), "x").expect("write");
         Self { session, setting, lowers: vec![lower], directory, runs: AtomicU32::new(0) }
+    }
+
+    /// Puts this binary, and the libraries it has loaded, into the root.
+    pub fn add_own_program(&self, path: &str) {
+        let lower = &self.lowers[0];
+        let add = |from: &Path, to: &str| {
+            let to = lower.join(to.trim_start_matches('/'));
+            fs_err::create_dir_all(to.parent().expect("parent")).expect("mkdir");
+            fs_err::copy(from, to).expect("copy");
+        };
+        add(&std::env::current_exe().expect("own path"), path);
+        let maps = fs_err::read_to_string("/proc/self/maps").expect("read");
+        let libraries: std::collections::BTreeSet<&str> = maps
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(5))
+            .filter(|name| name.contains(".so"))
+            .collect();
+        for library in libraries {
+            add(Path::new(library), library);
+            if library.contains("/ld-") {
+                let loader = if cfg!(target_arch = "x86_64") {
+                    "lib64/ld-linux-x86-64.so.2"
+                } else {
+                    "lib/ld-linux-aarch64.so.1"
+                };
+                add(Path::new(library), loader);
+            }
+        }
     }
 
     /// Removes a tree with everything in it.

@@ -18,7 +18,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-pub use call::Call;
+pub use call::{Call, CheckFormat};
 pub use context::{ContextSource, DockerfileSource, StdinKind, stdin_kind};
 pub use output::OutputSpec;
 pub use progress::{ProgressRequest, display_options};
@@ -32,6 +32,7 @@ use super::env::Env;
 use super::fields;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
+use crate::plan::allowed::AllowedBases;
 use crate::plan::graph::Network;
 use crate::plan::{NamedContext, NoCache, PlanOptions};
 
@@ -132,7 +133,7 @@ impl BuildRequest {
         proxies.retain(|(name, _)| !build_args.keys().any(|given| given.eq_ignore_ascii_case(name)));
         build_args.extend(proxies);
 
-        let call = call::parse(args.call.as_deref(), args.check)?;
+        let call = call::parse(args.call.as_deref(), args.check, args.format.as_deref())?;
         let progress = ProgressRequest::new(args.progress.as_deref(), args.quiet, env)?;
         let tags = tags(&args.tag)?;
         let outputs = output::decide(args, &tags, env)?;
@@ -171,6 +172,7 @@ impl BuildRequest {
             shm_size: steps.shm_size,
             ulimits: steps.ulimits,
             named_contexts: files.chain(named_images).collect(),
+            allowed_bases: allowed_bases(&args.allow_base, env)?,
             all_stages: matches!(call, Some(Call::Check { .. })) && args.source.target.is_none(),
             ..PlanOptions::new(Platform::host())
         };
@@ -298,6 +300,25 @@ fn check_special_args(args: &BTreeMap<String, String>, notes: &mut Vec<String>) 
         notes.push("BUILDKIT_INLINE_CACHE has no effect yet: the image will not carry cache metadata".to_owned());
     }
     Ok(())
+}
+
+/// `--allow-base`: patterns, and with `@` files of patterns.
+fn allowed_bases(texts: &[String], env: &Env) -> Result<Option<AllowedBases>, RequestError> {
+    if texts.is_empty() {
+        return Ok(None);
+    }
+    let mut patterns = Vec::new();
+    for text in texts {
+        let Some(file) = text.strip_prefix('@') else {
+            patterns.push(text.clone());
+            continue;
+        };
+        let lines = fs_err::read_to_string(env.path(file))
+            .map_err(|error| RequestError::Usage(format!("--allow-base {text}: {}", os_words(&error))))?;
+        let line = |line: &str| line.split(" #").next().unwrap_or_default().trim().to_owned();
+        patterns.extend(lines.lines().map(line).filter(|line| !line.starts_with('#')));
+    }
+    Ok(Some(AllowedBases::new(patterns)))
 }
 
 fn tags(texts: &[String]) -> Result<Vec<Reference>, RequestError> {

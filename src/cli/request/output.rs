@@ -10,7 +10,7 @@ use super::{RequestError, os_words, usage};
 use crate::cli::args_build::BuildArgs;
 use crate::cli::env::Env;
 use crate::cli::fields;
-use crate::export::output::{Dest, Kind, Output, Push};
+use crate::export::output::{Dest, Kind, Output, OutputError, Push};
 use crate::oci::reference::Reference;
 
 /// One result.
@@ -91,7 +91,10 @@ fn parse(text: &str, tags: &[Reference], env: &Env, stdout_taken: &mut bool) -> 
     if kind == "local" && attributes.iter().any(|(key, value)| key == "dest" && value == "-") {
         return Err(RequestError::Build("dest cannot be stdout for local exporter".to_owned()));
     }
-    let mut output = Output::parse(&kind, &attributes).map_err(|error| RequestError::Usage(error.to_string()))?;
+    let mut output = Output::parse(&kind, &attributes).map_err(|error| match error {
+        missing @ OutputError::Missing { .. } => RequestError::Build(missing.to_string()),
+        other => RequestError::Usage(other.to_string()),
+    })?;
     // As with Docker, --tag beats name=.
     if !tags.is_empty() && !matches!(output.kind, Kind::Local { .. } | Kind::Tar { .. } | Kind::CacheOnly) {
         output.names = tags.to_vec();

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use super::*;
 use crate::cli::args::{Task, parse};
+use crate::export::output::{Dest, Kind, Output, Push};
 
 /// A directory with a Dockerfile and surroundings in it.
 fn with_env(vars: &[(&str, &str)], test: impl FnOnce(&Env)) {
@@ -62,14 +63,17 @@ fn errors_in_dockers_words() {
             ("-o type=oci,dest=sub .", "failed to build: destination file sub is a directory"),
             ("-o - -o type=oci .", "failed to build: multiple outputs configured to write to stdout"),
             ("-o type=nonsense .", "failed to build: exporter \"nonsense\" could not be found"),
-            ("-o type=oci,dest=x,foo=bar .", "output attribute \"foo\" is not supported by type=oci"),
-            ("-o type=local,dest=x,name=a .", "output attribute \"name\" is not supported by type=local"),
-            ("-o type=image,compression=lz4 .", "failed to build: unsupported layer compression type lz4"),
-            ("-o type=image,compression-level=10 .", "compression-level 10 is out of range: 0 to 9"),
+            ("-o type=oci,dest=x,foo=bar .", "unknown attribute \"foo\" of output type oci"),
+            ("-o type=local,dest=x,name=a .", "unknown attribute \"name\" of output type local"),
             (
-                "-o type=image,push=maybe .",
-                "invalid value for output attribute push: \"maybe\" is neither true nor false",
+                "-o type=image,compression=lz4 .",
+                "invalid value \"lz4\" for compression: expected gzip, zstd or uncompressed",
             ),
+            (
+                "-o type=image,compression-level=10 .",
+                "invalid value \"10\" for compression-level: expected a number from 0 to 9",
+            ),
+            ("-o type=image,push=maybe .", "invalid value \"maybe\" for push: expected true or false"),
             ("--secret id=a,src=none .", "failed to build: failed to stat none: stat none: no such file or directory"),
             ("--secret id=none .", "failed to build: failed to stat none: stat none: no such file or directory"),
             ("--secret src=token .", "failed to build: secret missing ID"),
@@ -121,7 +125,7 @@ fn the_usual_build() {
         assert_eq!(request.dockerfile, DockerfileSource::File(env.cwd.join("./Dockerfile")));
         let names = vec![reference("app"), reference("b:1")];
         assert_eq!(request.tags, names);
-        assert_eq!(request.outputs, [OutputSpec::Image { names, push: None, layers: LayerFormat::default() }]);
+        assert_eq!(request.outputs, [OutputSpec::Export(Output { names, ..Output::store() })]);
         assert_eq!(request.plan.no_cache, NoCache::Nothing);
         assert_eq!(request.plan.target_platform, None);
         assert_eq!((request.pull, request.allow, request.call), (PullPolicy::Missing, Allow::default(), None));
@@ -260,52 +264,43 @@ fn secrets() {
 fn outputs() {
     with_env(&[], |env| {
         let app = vec![reference("app")];
-        let image = |names: &[Reference], push| OutputSpec::Image {
-            names: names.to_vec(),
-            push,
-            layers: LayerFormat::default(),
-        };
-        let archive =
-            |format, to| OutputSpec::Archive { format, names: app.clone(), to, layers: LayerFormat::default() };
-        let file = |name: &str| Destination::File(env.cwd.join(name));
+        let export =
+            |kind, names: &[Reference]| OutputSpec::Export(Output { kind, names: names.to_vec(), ..Output::store() });
+        let image = |push| export(Kind::Image(push), &app);
+        let archive = |docker, dest| export(Kind::Archive { docker, dest }, &app);
+        let tar = |dest| export(Kind::Tar { dest, platform_split: None }, &[]);
+        let local = || export(Kind::Local { dest: env.cwd.join("out"), platform_split: None }, &[]);
+        let file = |name: &str| Dest::File(env.cwd.join(name));
         let push = Some(Push::default());
         for (line, want) in [
-            ("-o out", vec![OutputSpec::Local(env.cwd.join("out"))]),
-            ("-o -", vec![OutputSpec::Tar(Destination::Stdout)]),
-            ("-o type=tar,dest=x.tar", vec![OutputSpec::Tar(file("x.tar"))]),
-            ("-o type=oci,dest=x.tar", vec![archive(ImageFormat::Oci, file("x.tar"))]),
-            ("-o type=oci", vec![archive(ImageFormat::Oci, Destination::Stdout)]),
-            (
-                "-o type=oci,dest=d,tar=false",
-                vec![archive(ImageFormat::Oci, Destination::Directory(env.cwd.join("d")))],
-            ),
-            ("-o type=docker,dest=x.tar", vec![archive(ImageFormat::Docker, file("x.tar"))]),
-            ("-o type=docker", vec![OutputSpec::Docker { names: app.clone() }]),
-            ("--load", vec![OutputSpec::Docker { names: app.clone() }]),
-            ("--load -o type=docker", vec![OutputSpec::Docker { names: app.clone() }]),
-            ("--push", vec![image(&app, push)]),
-            ("--push -o type=image", vec![image(&app, push)]),
-            ("--push -o out", vec![OutputSpec::Local(env.cwd.join("out")), image(&app, push)]),
-            ("-o type=registry", vec![image(&app, push)]),
-            ("-o type=image,push=true", vec![image(&app, push)]),
-            ("-o type=image,push=false", vec![image(&app, None)]),
-            ("-o type=image,name=other", vec![image(&app, None)]),
-            ("-o type=cacheonly", vec![OutputSpec::CacheOnly]),
+            ("-o out", vec![local()]),
+            ("-o -", vec![tar(Dest::Stream)]),
+            ("-o type=tar,dest=x.tar", vec![tar(file("x.tar"))]),
+            ("-o type=oci,dest=x.tar", vec![archive(false, file("x.tar"))]),
+            ("-o type=oci", vec![archive(false, Dest::Stream)]),
+            ("-o type=oci,dest=d,tar=false", vec![archive(false, Dest::Directory(env.cwd.join("d")))]),
+            ("-o type=docker,dest=x.tar", vec![archive(true, file("x.tar"))]),
+            ("-o type=docker", vec![OutputSpec::LoadIntoDocker]),
+            ("--load", vec![OutputSpec::LoadIntoDocker]),
+            ("--load -o type=docker", vec![OutputSpec::LoadIntoDocker]),
+            ("--push", vec![image(push.clone())]),
+            ("--push -o type=image", vec![image(push.clone())]),
+            ("--push -o out", vec![local(), image(push.clone())]),
+            ("-o type=registry", vec![image(push.clone())]),
+            ("-o type=image,push=true", vec![image(push)]),
+            ("-o type=image,push=false", vec![image(None)]),
+            ("-o type=image,name=other", vec![image(None)]),
+            ("-o type=cacheonly", vec![export(Kind::CacheOnly, &[])]),
             (
                 "-o type=registry,push-by-digest=true,registry.insecure=true",
-                vec![image(&app, Some(Push { by_digest: true, insecure: true }))],
+                vec![image(Some(Push { by_digest: true, insecure: true }))],
             ),
         ] {
             assert_eq!(ok(env, &format!("-t app {line} .")).outputs, want, "{line}");
         }
-        let named = ok(
-            env,
-            r#"-o type=registry,"name=h:5000/a,b:2",compression=zstd,compression-level=19,force-compression=1 ."#,
-        );
-        let layers =
-            LayerFormat { compression: Some(Compression::Zstd), level: Some(19), force: true, oci_media_types: None };
-        let names = vec![reference("h:5000/a"), reference("b:2")];
-        assert_eq!(named.outputs, [OutputSpec::Image { names, push, layers }]);
+        let named = ok(env, r#"-o type=registry,"name=h:5000/a,b:2" ."#);
+        let names = [reference("h:5000/a"), reference("b:2")];
+        assert_eq!(named.outputs, [export(Kind::Image(Some(Push::default())), &names)]);
         let on_terminal = Env { stdout_is_terminal: true, ..env.clone() };
         let error = decide(&on_terminal, "-o - .").expect_err("a terminal").to_string();
         assert_eq!(error, "failed to build: dest file is required for tar exporter. refusing to write to console");

@@ -112,20 +112,21 @@ fn file_type(fd: &OwnedFd) -> Result<FileType, Fault> {
 /// Opens a path of the host that the caller has resolved: a link that has appeared in it since is an error.
 fn open_host(path: &Path) -> Result<OwnedFd, Fault> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let no_link = |fd: OwnedFd| match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
+        FileType::Symlink => Err(Errno::LOOP),
+        _ => Ok(fd),
+    };
     let open =
         || match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
             // Filters that do not know openat2 refuse it.
             Err(Errno::NOSYS | Errno::PERM) => {
                 let mut fd = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
                 for component in path.components().skip(1) {
-                    fd = openat(&fd, component.as_os_str(), flags, Mode::empty())?;
-                    if FileType::from_raw_mode(fstat(&fd)?.st_mode) == FileType::Symlink {
-                        return Err(Errno::LOOP);
-                    }
+                    fd = no_link(openat(&fd, component.as_os_str(), flags, Mode::empty())?)?;
                 }
                 Ok(fd)
             }
-            result => result,
+            result => no_link(result?),
         };
     open().during(format!("open {}", path.display()))
 }
@@ -180,9 +181,4 @@ fn copy_file(source: &OwnedFd, scratch: &Path) -> Result<OwnedFd, Fault> {
         Ok(openat(CWD, &path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
     };
     copy().during(format!("copy to {}", path.display()))
-}
-
-/// Puts one where nothing can be mounted.
-pub(super) fn place(_root: &mut Rooted, mount: &Mount) -> Result<(), Fault> {
-    Err(Fault::Setup(format!("mount {}: this machine lets us mount nothing", mount.target)))
 }

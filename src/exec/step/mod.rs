@@ -7,11 +7,11 @@
 mod extra;
 mod identity;
 pub(crate) mod mounts;
-mod names;
+pub(crate) mod names;
 mod program;
 mod staging;
-mod standard;
-mod walk;
+pub(crate) mod standard;
+pub(crate) mod walk;
 
 use std::fmt::Display;
 use std::io;
@@ -195,7 +195,7 @@ fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> 
     Ok(cwd)
 }
 
-/// All there is without namespaces: a changed root directory.
+/// All there is without namespaces: a changed root directory, in which everything is already in its place (`in_place`).
 fn confine(root: &Root, process: &Process, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
     let _leader = rustix::process::setsid();
     let Root::Directory(path) = root else {
@@ -204,13 +204,7 @@ fn confine(root: &Root, process: &Process, socket: &OwnedFd) -> Result<OwnedFd, 
     if process.isolate_network {
         return Err(Fault::Setup("network mode none: this machine lets us make no network namespace".to_owned()));
     }
-    let fd = openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .during(format!("open {}", path.display()))?;
-    let mut root = Rooted::new(fd);
-    for mount in &process.mounts {
-        extra::place(&mut root, mount)?;
-    }
-    standard::place_all(&mut root, process)?;
+    let mut root = Rooted::at(path).during(format!("open {}", path.display()))?;
     let cwd = working_directory(&mut root, process)?;
     report_ready(&mut root, socket)?;
     rustix::process::fchdir(root.root()).during("chdir to the root")?;

@@ -22,13 +22,13 @@ pub(super) const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 
 /// An entry to mount on: its directory and name too, because only a look-up by name enters what was mounted there.
 #[derive(Debug)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The directory.
-    pub(super) parent: OwnedFd,
+    pub(crate) parent: OwnedFd,
     /// The name in it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The entry as it was before.
-    pub(super) fd: OwnedFd,
+    pub(crate) fd: OwnedFd,
 }
 
 impl Target {

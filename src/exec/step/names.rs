@@ -9,7 +9,7 @@ const PUBLIC_SERVERS: &str = "nameserver 8.8.8.8\nnameserver 8.8.4.4\n";
 const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// The files with their content.
-pub(super) fn files(process: &Process) -> [(&'static str, String); 2] {
+pub(crate) fn files(process: &Process) -> [(&'static str, String); 2] {
     let read =
         |path: &str| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let host = read("/etc/resolv.conf");

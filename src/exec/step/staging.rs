@@ -20,7 +20,9 @@ pub(super) struct Staging {
 impl Staging {
     /// Mounts one over `target`, whatever that is.
     pub(super) fn mount(target: &Target) -> Result<Self, Fault> {
-        mounts::fresh("tmpfs", &[("mode", "0755")], mounts::INERT, target).during("mount tmpfs")?;
+        // Scripts that are bound from here are executed there.
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        mounts::fresh("tmpfs", &[("mode", "0755")], attributes, target).during("mount tmpfs")?;
         Ok(Self { directory: target.enter().during("open tmpfs")?, entries: 0, empty: None })
     }
 

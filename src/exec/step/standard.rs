@@ -3,12 +3,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{
-    CWD, FileType, Gid, Mode, OFlags, Uid, chownat, makedev, mkdirat, mknodat, openat, statfs, symlinkat,
-};
+use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, statfs, symlinkat};
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{Depth, INERT, READ_ONLY, Target, bind, enter, fresh};
+use super::mounts::{Depth, INERT, READ_ONLY, Target, bind, fresh};
 use super::staging::Staging;
 use super::walk::{Missing, Rooted};
 use super::{During, Fault, Ground, names};
@@ -33,7 +31,7 @@ const MASKED: [&str; 11] = [
 const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Name, major and minor number.
-const DEVICES: [(&str, u32, u32); 6] =
+pub(crate) const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// Name and what it points to.
@@ -213,23 +211,4 @@ fn mask(root: &mut Rooted, staging: &mut Staging, path: &str) -> io::Result<()> 
 fn fix(root: &mut Rooted, path: &str) -> io::Result<()> {
     let Ok(target) = root.target(path, Missing::Fail) else { return Ok(()) };
     bind(&target.fd, &target, INERT | READ_ONLY, Depth::WithMountsBelow)
-}
-
-/// Without mounts: devices made in the root's own /dev where they are missing, and name files where there are none. What
-/// was made is removed after the step like a mount point, so a device the step should keep must be its own.
-pub(super) fn place_all(root: &mut Rooted, process: &Process) -> Result<(), Fault> {
-    let _present = root.open("/dev/null", Missing::MountFile).during("create /dev/null")?;
-    let _proc = root.open("/proc", Missing::MountDirectory).during("create /proc")?;
-    let dev = root.open("/dev", Missing::Fail).during("open /dev")?;
-    for (name, major, minor) in DEVICES {
-        let mode = Mode::from_raw_mode(0o666);
-        let _stub = rustix::fs::unlinkat(&dev, name, rustix::fs::AtFlags::empty());
-        let _refused = mknodat(&dev, name, FileType::CharacterDevice, mode, makedev(major, minor));
-    }
-    for (path, content) in names::files(process) {
-        let _ = (path, content);
-    }
-    let _ =
-        (enter(&dev, "null"), chownat(&dev, "null", Some(Uid::ROOT), Some(Gid::ROOT), rustix::fs::AtFlags::empty()));
-    Ok(())
 }

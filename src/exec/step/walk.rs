@@ -7,9 +7,11 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, StatxFlags, Uid, chownat, fstat, mkdirat, openat, readlinkat, statx,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, StatxFlags, Uid, chmodat, chownat, fstat, mkdirat, openat, readlinkat,
+    statx,
 };
 use rustix::io::Errno;
 
@@ -21,7 +23,7 @@ const MAX_LINKS: usize = 255;
 
 /// What to do about missing entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(crate) enum Missing {
     /// Make directories, and remember them to be removed after the step.
     MountDirectory,
     /// Make directories and an empty file at the end, and remember them.
@@ -34,29 +36,40 @@ pub(super) enum Missing {
 
 /// A root, and what was made in it only to be mounted on.
 #[derive(Debug)]
-pub(super) struct Rooted {
+pub(crate) struct Rooted {
     root: OwnedFd,
     mount: Option<u64>,
     /// In the order they were made.
-    pub(super) stubs: Vec<Stub>,
+    pub(crate) stubs: Vec<Stub>,
     /// The directories in which they were made, with the times they had before.
-    pub(super) parents: Vec<(OwnedFd, Parent)>,
+    pub(crate) parents: Vec<(OwnedFd, Parent)>,
 }
 
 impl Rooted {
     /// Walks below the directory `root`.
-    pub(super) fn new(root: OwnedFd) -> Self {
+    pub(crate) fn new(root: OwnedFd) -> Self {
         let mount = mount_of(&root);
         Self { root, mount, stubs: Vec::new(), parents: Vec::new() }
     }
 
+    /// Walks below the directory at `path`.
+    pub(crate) fn at(path: &Path) -> io::Result<Self> {
+        Ok(Self::new(openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// The path without links that `path` leads to, relative to the root.
+    pub(crate) fn real_path(&mut self, path: &str, missing: Missing) -> io::Result<String> {
+        let names: Vec<String> = self.walk(path, missing)?.into_iter().map(|(name, _)| name).collect();
+        Ok(names.join("/"))
+    }
+
     /// The root itself.
-    pub(super) fn root(&self) -> &OwnedFd {
+    pub(crate) fn root(&self) -> &OwnedFd {
         &self.root
     }
 
     /// The entry at `path`, ready to be mounted on; `EBUSY` for the root itself.
-    pub(super) fn target(&mut self, path: &str, missing: Missing) -> io::Result<Target> {
+    pub(crate) fn target(&mut self, path: &str, missing: Missing) -> io::Result<Target> {
         let mut stack = self.walk(path, missing)?;
         let Some((name, fd)) = stack.pop() else { return Err(Errno::BUSY.into()) };
         let parent = match stack.pop() {
@@ -67,7 +80,7 @@ impl Rooted {
     }
 
     /// The entry at `path`.
-    pub(super) fn open(&mut self, path: &str, missing: Missing) -> io::Result<OwnedFd> {
+    pub(crate) fn open(&mut self, path: &str, missing: Missing) -> io::Result<OwnedFd> {
         match self.walk(path, missing)?.pop() {
             Some((_, fd)) => Ok(fd),
             None => self.root.try_clone(),
@@ -130,6 +143,8 @@ impl Rooted {
             openat(top, name, flags, Mode::from_raw_mode(0o644))?;
         } else {
             mkdirat(top, name, Mode::from_raw_mode(0o755))?;
+            // Whatever the umask is.
+            chmodat(top, name, Mode::from_raw_mode(0o755), AtFlags::empty())?;
         }
         match missing {
             Missing::Directory(uid, gid) => {
@@ -167,12 +182,7 @@ fn mount_of(fd: impl AsFd) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::CWD;
     use std::os::unix::fs::symlink;
-
-    fn rooted(dir: &std::path::Path) -> Rooted {
-        Rooted::new(openat(CWD, dir, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).expect("opens"))
-    }
 
     #[test]
     fn links_stay_inside_the_root_and_stubs_have_real_names() {
@@ -181,7 +191,7 @@ mod tests {
         fs_err::create_dir_all(root.join("real")).expect("mkdir");
         symlink("/real", root.join("abs")).expect("link");
         symlink("../../../real", root.join("up")).expect("link");
-        let mut walk = rooted(&root);
+        let mut walk = Rooted::at(&root).expect("opens");
         walk.target("/abs/../up/a/b", Missing::MountDirectory).expect("makes");
         walk.target("abs/a/f", Missing::MountFile).expect("makes");
         let names: Vec<_> = walk.stubs.iter().map(|stub| (stub.path.as_str(), stub.directory)).collect();
@@ -195,7 +205,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         symlink("loop", temp.path().join("loop")).expect("link");
         fs_err::write(temp.path().join("file"), "").expect("write");
-        let mut walk = rooted(temp.path());
+        let mut walk = Rooted::at(temp.path()).expect("opens");
         let errno = |result: io::Result<Target>| Errno::from_io_error(&result.expect_err("fails"));
         assert_eq!(errno(walk.target("/loop", Missing::Fail)), Some(Errno::LOOP));
         assert_eq!(errno(walk.target("/file/x", Missing::MountFile)), Some(Errno::NOTDIR));

@@ -145,7 +145,7 @@ impl Listing {
                 None => all.push(format!("{path} is new")),
                 Some(old) if old.content != new.content => all.push(format!("{path} content changed")),
                 Some(old) if old.mode != new.mode => {
-                    all.push(format!("{path} mode {:04o} -> {:04o}", old.mode, new.mode))
+                    all.push(format!("{path} mode {:04o} -> {:04o}", old.mode, new.mode));
                 }
                 Some(_) => {}
             }

@@ -116,9 +116,7 @@ impl Source {
     /// Fetches it, if that was not done before.
     pub(super) fn get(&self) -> Result<&Far, Unavailable> {
         let fetched = self.fetched.get_or_init(|| match &self.place {
-            Place::Git { address, keep_git_dir, commit_times } => {
-                self.reach.git(address, *keep_git_dir, *commit_times)
-            }
+            Place::Git { address, keep_git_dir, commit_times } => self.reach.git(address, *keep_git_dir, *commit_times),
             Place::HttpContext(address) => self.reach.http_context(address),
             Place::HttpFile { name, address } => self.reach.http_file(name, address),
         });
@@ -167,7 +165,8 @@ impl Reach {
             }
             let scratch = self.store.temp_dir("context").map_err(|e| Unavailable::new(e.to_string()))?;
             let spool = Spool::create(scratch.path()).map_err(opened)?;
-            let tree = TarContext::read(Box::new(file), spool, self.now).map_err(|e| Unavailable::new(e.to_string()))?;
+            let tree =
+                TarContext::read(Box::new(file), spool, self.now).map_err(|e| Unavailable::new(e.to_string()))?;
             let epoch = fetched.last_modified.or_else(|| newest(&tree));
             Ok(Far { tree: Arc::new(tree), epoch, dockerfile: None })
         })
@@ -209,11 +208,7 @@ impl Reach {
         Arc::new(OneFile { nodes, fetched: fetched.clone(), fetcher: self.fetcher.clone() })
     }
 
-    fn shown<T>(
-        &self,
-        name: &str,
-        work: impl FnOnce(&Vertex) -> Result<T, Unavailable>,
-    ) -> Result<T, Unavailable> {
+    fn shown<T>(&self, name: &str, work: impl FnOnce(&Vertex) -> Result<T, Unavailable>) -> Result<T, Unavailable> {
         let vertex = self.progress.vertex(name, &[]);
         vertex.start();
         let done = work(&vertex);

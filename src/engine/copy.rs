@@ -178,11 +178,10 @@ impl Work for CopyWork<'_> {
             };
             let name = format!("files of {}", self.op.labels.get(index).map_or("source", String::as_str));
             let identity = match &self.op.sources[index] {
+                http @ CopySource::Http { .. } => self.remotes(job)?[&index].identity(http),
                 // What git keeps in a repository is never twice the same.
                 kept @ CopySource::Git(git) if git.keep_git_dir => self.remotes(job)?[&index].identity(kept),
-                CopySource::Git(_) | CopySource::Path { .. } | CopySource::Inline(_) | CopySource::Http { .. } => {
-                    selection.digest.to_string()
-                }
+                CopySource::Git(_) | CopySource::Path { .. } | CopySource::Inline(_) => selection.digest.to_string(),
             };
             facts.push(format!("{name} ({})", index + 1), identity);
             listings.extend(listing(&selection).map(|l| (selection.digest.to_string(), l)));
@@ -345,7 +344,11 @@ impl Remote {
     /// What it means for a key.
     fn identity(&self, source: &CopySource) -> String {
         match self {
-            Self::Http(fetched) => fetched.content.to_string(),
+            // The time becomes the file's.
+            Self::Http(Fetched { content, last_modified, .. }) => match last_modified {
+                Some(seconds) => format!("{content} modified {seconds}"),
+                None => content.to_string(),
+            },
             Self::Git(commit) => {
                 // What the ref is called, and the tag, can be seen in `.git` only.
                 let kept = matches!(source, CopySource::Git(git) if git.keep_git_dir);
@@ -371,7 +374,8 @@ fn resolve(job: &Job<'_>, source: &GitSource) -> Result<Commit, StepError> {
 
 fn checkout(job: &Job<'_>, source: &GitSource, commit: &Commit) -> Result<SharedTree, StepError> {
     job.vertex.start();
-    job.vertex.log(Stream::Stdout, format!("{}\t{}\n", commit.id, commit.reference.as_deref().unwrap_or("")).as_bytes());
+    job.vertex
+        .log(Stream::Stdout, format!("{}\t{}\n", commit.id, commit.reference.as_deref().unwrap_or("")).as_bytes());
     let checkout = job.engine.fetcher.git().checkout(source, commit, job.engine.cancel);
     let Checkout { directory, root, committed } = checkout.map_err(|error| git_fault(error, ""))?;
     let by_commit = source.commit_times || job.plan.epoch.is_some();

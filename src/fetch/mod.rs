@@ -69,7 +69,8 @@ impl Access {
         let parsed = url::Url::parse(address).ok();
         let Some(host) = parsed.as_ref().and_then(url::Url::host_str) else { return Ok(None) };
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        for (name, scheme) in [(format!("HTTP_AUTH_TOKEN_{host}"), "Bearer "), (format!("HTTP_AUTH_HEADER_{host}"), "")] {
+        for (name, scheme) in [(format!("HTTP_AUTH_TOKEN_{host}"), "Bearer "), (format!("HTTP_AUTH_HEADER_{host}"), "")]
+        {
             if let Some(secret) = self.secrets.get(&name) {
                 let value = header_value(secret).ok_or(FetchError::BadSecret(name))?;
                 return Ok(Some(format!("{scheme}{value}")));

@@ -249,4 +249,47 @@ mod tests {
             assert_eq!(source(text), Err(message.to_owned()), "{text}");
         }
     }
+
+    #[test]
+    fn git_contexts() {
+        let context = |text: &str| git_context(text).map(|git| git.map(|git| (git.remote, git.reference, git.subdir)));
+        let found = |remote: &str, reference: Option<&str>, subdir: Option<&str>| {
+            Ok(Some((remote.to_owned(), reference.map(str::to_owned), subdir.map(str::to_owned))))
+        };
+        // The old form needs no `.git`, and is none for ADD.
+        assert_eq!(context("github.com/o/r#v1:d"), found("https://github.com/o/r", Some("v1"), Some("d")));
+        assert_eq!(context("https://h/r.git#:a/../../b"), found("https://h/r.git", None, Some("b")));
+        assert_eq!(
+            context("https://h/r.git?subdir=d&branch=x"),
+            found("https://h/r.git", Some("refs/heads/x"), Some("d"))
+        );
+        for text in [
+            "https://h/r",
+            "./x.git",
+            "../r.git",
+            "file:///r.git",
+            "ext::sh -c x",
+            "h:r.git",
+            "a/b@c:d",
+            "https://h.git",
+        ] {
+            assert_eq!(context(text), Ok(None), "{text}");
+        }
+        let flags = git_context("git@h:r?mtime=commit&fetch-by-commit&keep-git-dir=0&submodules=F")
+            .expect("good")
+            .expect("git");
+        assert!(flags.commit_times && flags.fetch_by_commit && !flags.keep_git_dir && !flags.submodules);
+        for (query, message) in [
+            ("mtime=now", "invalid mtime value: \"now\" (must be \"checkout\" or \"commit\")"),
+            ("keep-git-dir=maybe", "invalid keep-git-dir value: \"maybe\""),
+            ("submodules=2", "invalid submodules value: \"2\""),
+            ("fetch-by-commit=x", "invalid fetch-by-commit value: \"x\""),
+            ("ref=a&ref=a", "query \"ref\" has multiple values"),
+            ("ref=a&tag=b", "ref conflicts: \"a\" vs \"refs/tags/b\""),
+            ("subdir", "query \"subdir\" has no value"),
+        ] {
+            assert_eq!(context(&format!("https://h/r.git?{query}")), Err(message.to_owned()), "{query}");
+        }
+        assert_eq!(context("https://h/r.git?subdir=a#:b"), Err("subdir conflicts: \"b\" vs \"a\"".to_owned()));
+    }
 }

@@ -6,7 +6,11 @@ use crate::world::{Repository, World};
 
 fn sample(world: &World) -> (Repository, String) {
     let repository = world.repository("r");
-    repository.write("a", "one").write("bin/run", "#!").write("sub/dir/f", "deep").write(".gitattributes", "*.crlf eol=crlf\n");
+    repository
+        .write("a", "one")
+        .write("bin/run", "#!")
+        .write("sub/dir/f", "deep")
+        .write(".gitattributes", "*.crlf eol=crlf\n");
     repository.write("t.crlf", "x\n");
     std::os::unix::fs::symlink("a", repository.path("l")).expect("link");
     let status = std::process::Command::new("chmod").arg("775").arg(repository.path("bin/run")).status();
@@ -167,7 +171,11 @@ fn submodules_of_submodules() {
         .output()
         .expect("git starts");
     let status = String::from_utf8_lossy(&out.stdout);
-    assert!(status.contains(&format!(" {inner_commit} mods/middle/lib/inner")), "{status}{kept}", kept = kept.listing());
+    assert!(
+        status.contains(&format!(" {inner_commit} mods/middle/lib/inner")),
+        "{status}{kept}",
+        kept = kept.listing()
+    );
 }
 
 #[test]
@@ -234,4 +242,43 @@ fn times() {
     assert_eq!(at_commit.mtime("a"), 1_700_000_000);
     let at_checkout = world.dockerfile(&format!("FROM scratch\nADD {git} /\n"), &[]);
     assert!(at_checkout.mtime("a") > 1_700_000_000);
+}
+
+#[test]
+fn ssh() {
+    let world = World::new();
+    sample(&world);
+    // In the place of ssh and a server: writes down how it was called, and does here what it was to do there.
+    let log = world.path("log");
+    let script = format!(
+        "#!/bin/sh\necho \"$SSH_AUTH_SOCK $*\" >> {}\nfor last; do :; done\nexec sh -c \"$last\"\n",
+        log.display()
+    );
+    std::fs::create_dir(world.path("bin")).expect("mkdir");
+    std::fs::write(world.path("bin/ssh"), script).expect("write");
+    let status = std::process::Command::new("chmod").arg("755").arg(world.path("bin/ssh")).status();
+    assert!(status.expect("chmod").success());
+    let agent = std::os::unix::net::UnixListener::bind(world.path("agent")).expect("socket");
+    let path = format!("{}:{}", world.path("bin").display(), std::env::var("PATH").expect("set"));
+    let repository = world.path("git").join("r.git").display().to_string();
+    for address in [format!("ssh://git@h.example{repository}"), format!("git@h.example:{repository}#main")] {
+        let context = world.context(&[("Dockerfile", &format!("FROM scratch\nADD {address} /\n"))]);
+        let agent = format!("default={}", world.path("agent").display());
+        let built = world.ok_with(|command| _ = command.env("PATH", &path), &["--ssh", &agent, &context]);
+        assert_eq!(built.text("a"), "one");
+        let called = std::fs::read_to_string(&log).expect("written");
+        let first = called.lines().next().expect("called");
+        let expected = format!("{} -F ", world.path("agent").display());
+        assert!(first.starts_with(&expected) && first.contains("-o BatchMode=yes"), "{called}");
+        std::fs::remove_file(&log).expect("there");
+    }
+    // Who has said how ssh is called is obeyed.
+    let own = format!("sh -c '{} own \"$@\"' ssh", world.path("bin/ssh").display());
+    let context =
+        world.context(&[("Dockerfile", &format!("FROM scratch\nADD git@h.example:{repository}#main:bin /\n"))]);
+    let built = world.ok_with(|command| _ = command.env("GIT_SSH_COMMAND", &own).env("PATH", &path), &[&context]);
+    assert_eq!(built.listing(), "run:755");
+    let called = std::fs::read_to_string(&log).expect("written");
+    assert!(called.contains(" own ") && !called.contains("BatchMode"), "{called}");
+    drop(agent);
 }

@@ -47,7 +47,8 @@ fn authorization_by_host() {
     world.server.serve("/token", file("Bearer s3cret"));
     world.server.serve("/header", file("Custom s3cret"));
     // Another host gets no credentials, even if it is asked by a redirect.
-    let elsewhere = Served { location: Some(format!("http://localhost:{}/token", world.server.port)), ..Served::default() };
+    let elsewhere =
+        Served { location: Some(format!("http://localhost:{}/token", world.server.port)), ..Served::default() };
     world.server.serve("/away", elsewhere);
     std::fs::write(world.path("token"), "s3cret\n").expect("write");
     std::fs::write(world.path("header"), "Custom s3cret").expect("write");

@@ -39,7 +39,10 @@ fn git() {
     let stderr = world.fails(&["-f", "nope", &git]);
     assert!(stderr.contains("failed to read dockerfile: open nope: no such file or directory"), "{stderr}");
     let stderr = world.fails(&[&format!("{git}#nope")]);
-    assert!(stderr.contains("failed to solve: failed to load cache key: repository does not contain ref nope"), "{stderr}");
+    assert!(
+        stderr.contains("failed to solve: failed to load cache key: repository does not contain ref nope"),
+        "{stderr}"
+    );
     let stderr = world.fails(&[&format!("{git}?x=1")]);
     assert!(stderr.contains("unexpected query \"x\""), "{stderr}");
     // A Dockerfile from here for files from there.
@@ -96,7 +99,8 @@ fn stdin() {
         (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
     };
     let text = |name: &str| std::fs::read_to_string(world.path("out").join(name)).expect("readable");
-    let archive = tar(&[("Dockerfile", "FROM scratch\nCOPY f /a\n"), ("d/D", "FROM scratch\nCOPY f /b\n"), ("f", "text")]);
+    let archive =
+        tar(&[("Dockerfile", "FROM scratch\nCOPY f /a\n"), ("d/D", "FROM scratch\nCOPY f /b\n"), ("f", "text")]);
     assert!(build(archive.clone(), &["-"]).0);
     assert_eq!(text("a"), "text");
     assert!(build(archive, &["-f", "d/D", "-"]).0);

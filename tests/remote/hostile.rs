@@ -55,12 +55,12 @@ fn commands_and_filters_in_a_repository() {
 fn links_do_not_lead_out_of_a_checkout() {
     let world = World::new();
     let repository = world.repository("r");
-    std::os::unix::fs::symlink("/etc", repository.path("etc")).expect("link");
+    std::os::unix::fs::symlink("/etc", repository.path("out")).expect("link");
     std::os::unix::fs::symlink("..", repository.path("up")).expect("link");
     std::os::unix::fs::symlink("/etc/passwd", repository.path("Dockerfile")).expect("link");
     repository.write("real/f", "f").push();
     let git = world.git("r");
-    for subdir in ["etc", "up", "up/up", "etc/ssl", "real/f"] {
+    for subdir in ["out", "up", "up/up", "out/ssl", "real/f"] {
         let stderr = world.refused(&format!("FROM scratch\nADD {git}#:{subdir} /\n"), &[]);
         assert!(stderr.contains(&format!("invalid subdir {subdir}")), "{subdir}: {stderr}");
     }
@@ -85,7 +85,10 @@ fn what_the_user_has_in_the_environment() {
             // As in a hook of a repository.
             command.env("GIT_DIR", &other).env("GIT_INDEX_FILE", "index").env("GIT_WORK_TREE", "/nowhere");
             command.env("GIT_CONFIG_PARAMETERS", "'core.hooksPath=/x'").env("GIT_TEMPLATE_DIR", "/nowhere");
-            command.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", "core.autocrlf").env("GIT_CONFIG_VALUE_0", "true");
+            command
+                .env("GIT_CONFIG_COUNT", "1")
+                .env("GIT_CONFIG_KEY_0", "core.autocrlf")
+                .env("GIT_CONFIG_VALUE_0", "true");
         },
         &[&context],
     );
@@ -99,7 +102,10 @@ fn a_damaged_repository_is_fetched_anew() {
     repository.write("f", "one").push();
     let text = format!("FROM scratch\nADD {} /\n", world.git("r"));
     world.dockerfile(&text, &[]);
-    let found = std::process::Command::new("find").arg(world.path("store")).args(["-name", "*.pack", "-o", "-path", "*/objects/??/*"]).output();
+    let found = std::process::Command::new("find")
+        .arg(world.path("store"))
+        .args(["-name", "*.pack", "-o", "-path", "*/objects/??/*"])
+        .output();
     let found = String::from_utf8(found.expect("find").stdout).expect("text");
     assert!(!found.is_empty());
     for file in found.lines() {

@@ -212,10 +212,14 @@ fn settle(process: &Process, ground: Ground) -> Result<(), Fault> {
 fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
     settle(process, ground)?;
     let (root, mut staging) = mount_root(root, ground)?;
+    // A step may make device nodes and an image may bring some, but as no device group keeps it from the machine's disks,
+    // they open nothing: only what `standard` shows in /dev does.
+    let devices = if process.insecure { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
+    mounts::set_attributes(&root, devices, false).during("close the root's device nodes")?;
     let mut root = Rooted::new(root);
     standard::mount_all(&mut root, &mut staging, process, ground)?;
     for (number, mount) in (0..).zip(&process.mounts) {
-        extra::mount(&mut root, &mut staging, number, mount, ground, socket)?;
+        extra::mount(&mut root, &mut staging, number, mount, (ground, devices), socket)?;
     }
     if ground.one_id {
         extra::tame_apt(&mut root, &mut staging)?;

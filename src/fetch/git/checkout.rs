@@ -129,7 +129,8 @@ impl Work<'_> {
         repository.fetch(&piece.commit, piece.keep_git_dir, by_commit)?;
         let doing = format!("failed to checkout remote {}", remote::redacted(&piece.remote));
         let run = |call: Call<'_>| self.git.output(&call, &doing, self.cancel);
-        let peeled = run(Call::plain(&repository.path, &["rev-parse", "--verify", &format!("{}^{{commit}}", piece.commit.id)]))?;
+        let peeled =
+            run(Call::plain(&repository.path, &["rev-parse", "--verify", &format!("{}^{{commit}}", piece.commit.id)]))?;
         let id = String::from_utf8_lossy(&peeled).trim().to_owned();
         match fs_err::remove_file(index) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -162,7 +163,14 @@ impl Work<'_> {
             if !entries.is_empty() {
                 let known = self.modules(repository, &id, &listing)?;
                 for entry in entries {
-                    submodules.extend(self.submodule(piece, &entry, LayerPath::root(), &known)?);
+                    let Some(submodule) = self.submodule(piece, &entry, LayerPath::root(), &known)? else { continue };
+                    if piece.keep_git_dir {
+                        // What makes it one of those that git looks after.
+                        let key = format!("submodule.{}.url", known[&entry.path].name);
+                        let url = remote::redacted(&submodule.remote);
+                        run(Call::plain(&there.join(".git"), &["config", &key, &url]))?;
+                    }
+                    submodules.push(submodule);
                 }
             }
         }
@@ -244,13 +252,7 @@ impl Work<'_> {
     }
 
     /// A repository of its own, of one commit, with its files checked out.
-    fn with_git_dir(
-        &self,
-        repository: &Repository<'_>,
-        piece: &Piece,
-        id: &str,
-        there: &Path,
-    ) -> Result<(), GitError> {
+    fn with_git_dir(&self, repository: &Repository<'_>, piece: &Piece, id: &str, there: &Path) -> Result<(), GitError> {
         let shown = remote::redacted(&piece.remote);
         let doing = format!("failed to checkout remote {shown}");
         let dir = there.join(".git");
@@ -310,7 +312,8 @@ mod tests {
 
     #[test]
     fn commit_times() {
-        let object = b"tree x\nauthor a <a> 5 +0000\ncommitter A > B <c@d> 1700000000 +0100\n\ncommitter x <y> 7 +0000\n";
+        let object =
+            b"tree x\nauthor a <a> 5 +0000\ncommitter A > B <c@d> 1700000000 +0100\n\ncommitter x <y> 7 +0000\n";
         assert_eq!(commit_time(object), 1_700_000_000);
         assert_eq!(commit_time(b"tree x\n\n"), 0);
     }

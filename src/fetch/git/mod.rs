@@ -67,9 +67,9 @@ impl GitError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::NoGit => Some("install git: it fetches git sources".to_owned()),
-            Self::Failed { stderr, .. } if stderr.contains("terminal prompts disabled") => {
-                Some("the repository wants credentials: --secret id=GIT_AUTH_TOKEN or a git credential helper".to_owned())
-            }
+            Self::Failed { stderr, .. } if stderr.contains("terminal prompts disabled") => Some(
+                "the repository wants credentials: --secret id=GIT_AUTH_TOKEN or a git credential helper".to_owned(),
+            ),
             Self::Failed { stderr, .. } if stderr.contains("Permission denied (publickey") => {
                 Some("no key was accepted: ssh-add it and use --ssh default".to_owned())
             }

@@ -110,7 +110,11 @@ mod tests {
         check("refs/tags/v1", "a refs/heads/v1\nb refs/tags/v1", "b refs/tags/v1");
         check("tags/v1", "b refs/tags/v1", "b refs/tags/v1");
         check("pull/1/head", "d refs/pull/1/head", "d refs/pull/1/head");
-        check("main", "a refs/heads/x/main", &format!("repository does not contain ref main, output: {:?}", ids("a refs/heads/x/main")));
+        check(
+            "main",
+            "a refs/heads/x/main",
+            &format!("repository does not contain ref main, output: {:?}", ids("a refs/heads/x/main")),
+        );
     }
 
     #[test]
@@ -120,7 +124,8 @@ mod tests {
             assert_eq!(text, format!("invalid git ref {bad:?}"));
         }
         assert!(check_name("feature/x-1").is_ok());
-        for bad in ["main", "refs/", "refs/a..b", "refs/a.lock", "refs/.a", "refs//a", "refs/a:b", "refs/a^", "refs/a."] {
+        for bad in ["main", "refs/", "refs/a..b", "refs/a.lock", "refs/.a", "refs//a", "refs/a:b", "refs/a^", "refs/a."]
+        {
             assert!(!is_full_name(bad), "{bad}");
         }
         assert!(is_full_name("refs/heads/feature/x-1"));

@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn only_network_transports_are_allowed() {
-        for address in ["https://h/a.git", "HTTP://h/a", "git://h/a", "ssh://h/a", "git@h:a", "h:a/b", "https://[::1]/a"] {
+        for address in
+            ["https://h/a.git", "HTTP://h/a", "git://h/a", "ssh://h/a", "git@h:a", "h:a/b", "https://[::1]/a"]
+        {
             assert_eq!(refusal(address), None, "{address}");
         }
         for (address, transport) in [

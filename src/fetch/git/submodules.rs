@@ -37,6 +37,7 @@ pub(super) fn listed(output: &[u8]) -> impl Iterator<Item = Listed<'_>> {
 /// What `.gitmodules` says of a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Module {
+    pub(super) name: String,
     pub(super) url: Option<String>,
     /// `update = none`: it is not to be fetched.
     pub(super) skipped: bool,
@@ -51,6 +52,7 @@ pub(super) fn modules(output: &[u8]) -> BTreeMap<LayerPath, Module> {
         let Some(rest) = key.strip_prefix(b"submodule.") else { continue };
         let Some(dot) = rest.iter().rposition(|byte| *byte == b'.') else { continue };
         let (path, module) = named.entry(&rest[..dot]).or_default();
+        module.name = String::from_utf8_lossy(&rest[..dot]).into_owned();
         match &rest[dot + 1..] {
             b"path" => *path = Some(LayerPath::clean(value)),
             b"url" => module.url = Some(String::from_utf8_lossy(value).into_owned()),
@@ -80,10 +82,14 @@ mod tests {
     fn gitmodules() {
         let output = b"submodule.a.b.path\nlib/a\0submodule.a.b.url\n../a.git\0submodule.c.path\n../c/\0submodule.c.update\nnone\0submodule.d.url\nx\0submodule.e.path\0";
         let found = modules(output);
-        let module = |url: Option<&str>, skipped| Module { url: url.map(str::to_owned), skipped };
-        assert_eq!(found[&LayerPath::clean("lib/a")], module(Some("../a.git"), false));
+        let module = |name: &str, url: Option<&str>, skipped| Module {
+            name: name.to_owned(),
+            url: url.map(str::to_owned),
+            skipped,
+        };
+        assert_eq!(found[&LayerPath::clean("lib/a")], module("a.b", Some("../a.git"), false));
         // A path cannot lead out; what the index does not have is never looked at.
-        assert_eq!(found[&LayerPath::clean("c")], module(None, true));
+        assert_eq!(found[&LayerPath::clean("c")], module("c", None, true));
         assert_eq!(found.len(), 2);
     }
 }

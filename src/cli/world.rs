@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::SystemTime;
 
 use rbuild_cache::{ObjectRef, References, Store, StoreOptions};
@@ -35,6 +36,15 @@ pub(super) struct Opened {
     pub(super) runtime: tokio::runtime::Runtime,
     /// Raised by the first SIGINT or SIGTERM.
     pub(super) cancel: Cancel,
+    /// Closed once what killed processes left is removed.
+    swept: Receiver<()>,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // It holds the store open, so that without waiting for it something of ours could be left. Usually it is long over.
+        let _closed = self.swept.recv();
+    }
 }
 
 /// The system's clock, for everything that is handed one.
@@ -80,8 +90,8 @@ impl Opened {
         let layers =
             Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
-        tidy_up(&store);
-        Ok(Self { session, store, layers, runtime, cancel })
+        let swept = tidy_up(&store);
+        Ok(Self { session, store, layers, runtime, cancel, swept })
     }
 
     /// The images in the store.
@@ -115,13 +125,17 @@ fn references(kind: rbuild_cache::Kind, name: &str, bytes: &[u8]) -> Vec<ObjectR
 }
 
 /// Beside the command: removes what killed processes left, and makes what earlier builds wrote survive a power failure. Neither
-/// is waited for, and neither matters to this command, so failures are left to the next one.
-fn tidy_up(store: &Store) {
-    let store = store.clone();
+/// matters to this command, so failures are left to the next one, and nobody waits for the disk.
+fn tidy_up(store: &Store) -> Receiver<()> {
+    let (store, syncer) = (store.clone(), store.syncer());
+    let (sweeping, swept) = channel();
     std::thread::spawn(move || {
         let _ = store.sweep();
-        let _ = store.sync();
+        drop(store);
+        drop(sweeping);
+        let _ = syncer.sync();
     });
+    swept
 }
 
 /// The first SIGINT or SIGTERM cancels what is going on, the second one ends the process now.

@@ -96,11 +96,18 @@ impl Image {
     }
 }
 
+/// `./etc/passwd`, `etc/passwd` and `/etc/passwd` are the same.
+fn absolute(path: &Path) -> String {
+    let names = path.components().filter(|c| matches!(c, std::path::Component::Normal(_)));
+    let path: std::path::PathBuf = names.collect();
+    format!("/{}", path.display())
+}
+
 fn apply(files: &mut BTreeMap<String, File>, tar: &[u8]) {
     let below = |dir: &str| format!("{}/", dir.trim_end_matches('/'));
     for entry in tar::Archive::new(tar).entries().expect("layer tar") {
         let mut entry = entry.expect("entry");
-        let path = format!("/{}", entry.path().expect("path").display().to_string().trim_matches('/'));
+        let path = absolute(&entry.path().expect("path"));
         let (dir, name) = path.rsplit_once('/').expect("absolute");
         if name == ".wh..wh..opq" {
             files.retain(|p, _| !p.starts_with(&below(dir)));
@@ -114,8 +121,7 @@ fn apply(files: &mut BTreeMap<String, File>, tar: &[u8]) {
         let header = entry.header();
         let kind = header.entry_type();
         if kind == tar::EntryType::Link {
-            let to = entry.link_name().expect("link").expect("target").display().to_string();
-            let target = files[&format!("/{}", to.trim_matches('/'))].clone();
+            let target = files[&absolute(&entry.link_name().expect("link").expect("target"))].clone();
             files.insert(path, target);
             continue;
         }

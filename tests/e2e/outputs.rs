@@ -117,6 +117,7 @@ impl Podman {
             "--network=none",
             "--cgroups=disabled",
             "--ulimit=nofile=1024:1024",
+            "--ulimit=nproc=1024:1024",
             "--pull=never",
             image,
         ])

@@ -7,6 +7,7 @@ pub mod args_image;
 pub mod args_run;
 pub mod args_store;
 mod build;
+mod caches;
 mod call;
 mod clutter;
 pub mod command_call;

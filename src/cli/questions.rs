@@ -15,6 +15,7 @@ use super::{Done, Failure, build, command_explain, print, screen};
 use crate::dockerfile;
 use crate::engine::Options;
 use crate::engine::slots::Limit;
+use crate::exchange::Form;
 use crate::oci::platform::Platform;
 use crate::pipeline::{self, BuildError, Spec, World};
 use crate::plan::dump;
@@ -83,6 +84,9 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         secrets: &secrets,
         agents: &agents,
         options: &options,
+        cache_from: &[],
+        form: Form::Names,
+        inline_cache: false,
     };
     let resolved = dockerfile::parse(spec.source.clone())
         .map_err(BuildError::Dockerfile)

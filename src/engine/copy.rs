@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rbuild_cache::Kind as ObjectKind;
 use rbuild_cache::digest::{Blake3, LayerId};
 
+use super::elsewhere::Need;
 use super::explain::{Listed, Listing};
 use super::record::{Facts, ROOT, StepLayer};
 use super::root_tree::RootTree;
@@ -298,11 +299,13 @@ fn context(job: &Job<'_>, name: &str) -> Result<SharedTree, StepError> {
     tree.ok_or_else(|| StepError::refused(format!("no build context named {name:?}")))
 }
 
-/// The merged root of a stack as a tree; base layers are fetched for their indexes.
+/// The merged root of a stack as a tree; base layers are fetched for their indexes, layers made elsewhere once they are read.
 pub(super) fn tree_of(job: &Job<'_>, stack: &super::stack::Stack) -> Result<SharedTree, StepError> {
-    let ids = job.engine.layer_ids(job.plan, stack)?;
-    let view = View::new(job.engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?;
-    Ok(Arc::new(RootTree(view)))
+    let engine = job.engine;
+    let ids = engine.layer_ids(job.plan, stack, Need::Entries)?;
+    let view = View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?;
+    let elsewhere = ids.iter().filter(|id| engine.elsewhere.offers(id) && !engine.usable(id)).copied().collect();
+    Ok(Arc::new(RootTree::new(view, elsewhere, engine.elsewhere.clone())))
 }
 
 fn owned(job: &Job<'_>, source: &CopySource, remote: Option<&Remote>) -> Result<Owned, StepError> {

@@ -4,8 +4,6 @@
 //! a user namespace there is none, and the same code runs here. Unlike the launcher it stays in the terminal's session,
 //! so that ssh can ask for a passphrase.
 
-#![expect(clippy::disallowed_methods, reason = "the one place where programs of the host are started")]
-
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};

@@ -25,6 +25,7 @@ as_root_and_rootless! {
     archives_and_files_come_out_right_from_a_cache
     the_image_is_its_own_cache
     two_sources_complete_one_another
+    cache_mounts_travel_when_asked
     what_cannot_be_read_or_written_is_a_warning
 }
 
@@ -375,6 +376,39 @@ fn two_sources_complete_one_another(who: Who) {
     assert_eq!(ran(&log), [""; 0], "{log}");
     let read = |name: &str| std::fs::read_to_string(second.path("out").join(name)).expect("there");
     assert_eq!((read("left").as_str(), read("right").as_str()), ("left\n", "right\n"));
+}
+
+fn cache_mounts_travel_when_asked(who: Who) {
+    let mut registry = Registry::start();
+    let (cache, copy) = (registry.name("cache:main"), registry.name("cache:copy"));
+    let first = Rig::new(who);
+    let context = |rig: &Rig, text: &str| {
+        let dockerfile = "FROM busybox\nCOPY v /\n\
+            RUN --mount=type=cache,id=deps,target=/c,uid=7 echo ran with $(ls /c) && touch /c/package && chown 9 /c/package\n\
+            RUN --mount=type=cache,id=private,target=/p echo ran private $(ls /p) && touch /p/mine\n";
+        rig.context("mounts", &[("Dockerfile", dockerfile), ("v", text)])
+    };
+    let to = format!("type=registry,ref={cache},mounts=deps");
+    let log = first.build(&["--cache-to", &to, &context(&first, "1")]);
+    assert_eq!(ran(&log), ["with", "private"], "{log}");
+
+    let second = Rig::new(who);
+    let log = second.build(&["--cache-from", &cache, &context(&second, "2")]);
+    assert_eq!(ran(&log), ["with package", "private"], "{log}");
+    let third = Rig::new(who);
+    let from = format!("type=registry,ref={cache},mounts=none");
+    let log = third.build(&["--cache-from", &from, &context(&third, "2")]);
+    assert_eq!(ran(&log), ["with", "private"], "{log}");
+
+    // A machine that used nothing hands on what there is, without moving it.
+    let fourth = Rig::new(who);
+    registry.requests();
+    let to = format!("type=registry,ref={copy},mounts=all");
+    let log = fourth.build(&["--cache-from", &cache, "--cache-to", &to, &context(&fourth, "1")]);
+    assert_eq!(ran(&log), [""; 0], "{log}");
+    let requests = registry.requests();
+    assert_eq!((fetched(&requests).len(), uploaded(&requests)), (1, 0), "{log}{requests:#?}");
+    assert_eq!(registry.manifest("cache", "main"), registry.manifest("cache", "copy"));
 }
 
 fn what_cannot_be_read_or_written_is_a_warning(who: Who) {

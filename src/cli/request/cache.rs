@@ -5,7 +5,7 @@
 use super::{RequestError, usage};
 use crate::cli::env::Env;
 use crate::cli::fields;
-use crate::exchange::spec::{Place, Source, Target};
+use crate::exchange::spec::{From, Place, Source, Target};
 
 /// Type and attributes of an option.
 type Parts = (String, Vec<(String, String)>);
@@ -15,7 +15,7 @@ pub(super) fn sources(texts: &[String], env: &Env) -> Result<Vec<Source>, Reques
     let mut sources = Vec::new();
     for (kind, attributes) in parts(texts)? {
         let mut source = Source::parse(&kind, &attributes).map_err(|error| RequestError::Usage(error.to_string()))?;
-        if let Source::Local { src, .. } = &mut source {
+        if let From::Local { src, .. } = &mut source.from {
             *src = env.path(&*src);
         }
         if !sources.contains(&source) {

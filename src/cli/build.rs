@@ -27,7 +27,6 @@ use crate::event::{Place as TextPlace, Progress, Warning};
 use crate::exchange::Form;
 use crate::exchange::spec::Place;
 use crate::export::output::Kind;
-use crate::fetch::Fetcher;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::plan::PlanOptions;
 use crate::snapshot::Copied;
@@ -106,9 +105,9 @@ impl From<BuildError> for Stop {
 
 fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress) -> Result<Answer, Stop> {
     let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let inputs = Inputs::open(request, &opened.store, progress, time as i64)?;
+    let fetcher = super::far::fetcher(request, env, opened);
+    let inputs = Inputs::open(request, opened, &fetcher, progress, time as i64)?;
     let puller = opened.puller(env, progress)?;
-    let fetcher = Fetcher::new(opened.store.clone(), opened.runtime.handle().clone());
     let scratch = opened.scratch()?;
     let snapshots = opened.snapshots(scratch.path());
     let world = World {
@@ -134,7 +133,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         allow_insecure: security_insecure,
     };
     let secrets = request.secrets.iter().map(|(id, value)| (id.clone(), value.0.clone())).collect();
-    let plan = PlanOptions { ignored: inputs.ignored(), ..request.plan.clone() };
+    let plan = PlanOptions { ignored: inputs.ignored(), ..inputs.plan.clone() };
     let spec = Spec {
         source: inputs.source.clone(),
         plan: &plan,

@@ -18,6 +18,7 @@ pub mod command_images;
 pub mod command_inspect;
 mod contexts;
 pub mod env;
+mod far;
 mod fields;
 mod images;
 pub mod metadata;

@@ -20,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 pub use call::{Call, CheckFormat};
-pub use context::{ContextSource, DockerfileSource, StdinKind, stdin_kind};
+pub use context::{ContextSource, DockerfileSource, StdinKind, is_archive, stdin_kind};
 pub use output::OutputSpec;
 pub use progress::{ProgressRequest, display_options};
 pub use prune::PruneRequest;

@@ -17,13 +17,13 @@ use super::walk::{Missing, Rooted};
 use super::{During, Fault, Ground, Report, tell};
 use crate::exec::{Mount, MountKind};
 
-/// Mounts one.
+/// Mounts one; `devices` says whether device nodes in it are to be of no use.
 pub(super) fn mount(
     root: &mut Rooted,
     staging: &mut Staging,
     number: u32,
     mount: &Mount,
-    ground: Ground,
+    (ground, devices): (Ground, MountAttrFlags),
     socket: &OwnedFd,
 ) -> Result<(), Fault> {
     let Mount { target, kind } = mount;
@@ -31,7 +31,9 @@ pub(super) fn mount(
         MountKind::Bind { source, readonly } => {
             let source = open_host(source)?;
             let attributes = if *readonly { READ_ONLY } else { MountAttrFlags::empty() };
-            show(root, target, &source, attributes)
+            // A device itself was named by the caller; those in a directory were not.
+            let devices = if is_device(&source)? { MountAttrFlags::empty() } else { devices };
+            show(root, target, &source, attributes | devices)
         }
         MountKind::Stack { lowers, subpath, scratch } => {
             let merged = stack(staging, lowers, scratch.as_deref(), ground)?;
@@ -39,7 +41,7 @@ pub(super) fn mount(
                 .open(subpath, Missing::Fail)
                 .during(format!("open {subpath} in the mount's source"))?;
             let attributes = if scratch.is_some() { MountAttrFlags::empty() } else { READ_ONLY };
-            show(root, target, &source, attributes)
+            show(root, target, &source, attributes | devices)
         }
         MountKind::Discard { source, scratch } => {
             let opened = open_host(source)?;
@@ -48,7 +50,7 @@ pub(super) fn mount(
             } else {
                 copy_file(&opened, scratch)?
             };
-            show(root, target, &source, MountAttrFlags::empty())
+            show(root, target, &source, devices)
         }
         MountKind::Tmpfs { size, mode } => {
             let covered = root
@@ -96,7 +98,15 @@ fn show(root: &mut Rooted, target: &str, source: &OwnedFd, attributes: MountAttr
 }
 
 fn is_directory(fd: &OwnedFd) -> Result<bool, Fault> {
-    Ok(FileType::from_raw_mode(fstat(fd).during("stat a mount's source")?.st_mode) == FileType::Directory)
+    Ok(file_type(fd)? == FileType::Directory)
+}
+
+fn is_device(fd: &OwnedFd) -> Result<bool, Fault> {
+    Ok(matches!(file_type(fd)?, FileType::CharacterDevice | FileType::BlockDevice))
+}
+
+fn file_type(fd: &OwnedFd) -> Result<FileType, Fault> {
+    Ok(FileType::from_raw_mode(fstat(fd).during("stat a mount's source")?.st_mode))
 }
 
 /// Opens a path of the host that the caller has resolved: a link that has appeared in it since is an error.

@@ -173,7 +173,11 @@ pub(super) enum Depth {
     WithMountsBelow,
 }
 
-fn set_attributes(mount: impl AsFd, attributes: MountAttrFlags, recursive: bool) -> io::Result<()> {
+/// Adds attributes to the mount that `mount` is the root of, and to those below it if `recursive`.
+pub(super) fn set_attributes(mount: impl AsFd, attributes: MountAttrFlags, recursive: bool) -> io::Result<()> {
+    if attributes.is_empty() {
+        return Ok(());
+    }
     match crate::exec::kernel::mount_set_attributes(&mount, u64::from(attributes.bits()), recursive) {
         // Before 5.12; takes only the topmost mount, which is why callers mask what must not be written below.
         Err(error) if is_refused(&error) => {

@@ -62,7 +62,7 @@ pub(super) fn mount_all(
 ) -> Result<(), Fault> {
     mount_proc(root)?;
     mount_sys(root, staging, process, ground)?;
-    mount_dev(root, process, ground)?;
+    mount_dev(root, staging, process, ground)?;
     if !process.insecure {
         for path in MASKED {
             mask(root, staging, path).during(format!("mask {path}"))?;
@@ -116,24 +116,24 @@ fn mount_sys(root: &mut Rooted, staging: &mut Staging, process: &Process, ground
 /// What statfs(2) calls the unified hierarchy.
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
-fn mount_dev(root: &mut Rooted, process: &Process, ground: Ground) -> Result<(), Fault> {
+fn mount_dev(root: &mut Rooted, staging: &mut Staging, process: &Process, ground: Ground) -> Result<(), Fault> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let target = root.target("/dev", Missing::MountDirectory).during("create /dev")?;
-    fresh(
-        "tmpfs",
-        &[("mode", "0755"), ("size", "65536k")],
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-        &target,
-    )
-    .during("mount /dev")?;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
+    if !process.insecure {
+        // The step may write here, so what it makes must open nothing; the real devices are mounts of their own.
+        attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
+    }
+    fresh("tmpfs", &[("mode", "0755"), ("size", "65536k")], attributes, &target).during("mount /dev")?;
     let dev = target.enter().during("open /dev")?;
+    let nodes = if process.insecure || ground.user_namespace { None } else { Some(device_nodes(staging)?) };
     for (name, major, minor) in DEVICES {
-        device(&dev, name, FileType::CharacterDevice, 0o666, (major, minor), ground)?;
+        device(&dev, nodes.as_ref(), name, FileType::CharacterDevice, 0o666, (major, minor), ground)?;
     }
     if process.insecure && !ground.user_namespace {
-        device(&dev, "loop-control", FileType::CharacterDevice, 0o660, (10, 237), ground)?;
+        device(&dev, None, "loop-control", FileType::CharacterDevice, 0o660, (10, 237), ground)?;
         for number in 0..LOOP_DEVICES {
-            device(&dev, &format!("loop{number}"), FileType::BlockDevice, 0o660, (7, number), ground)?;
+            device(&dev, None, &format!("loop{number}"), FileType::BlockDevice, 0o660, (7, number), ground)?;
         }
     }
     for (name, text) in LINKS {
@@ -159,9 +159,18 @@ fn below(dev: &OwnedFd, name: &str, mount: impl FnOnce(&Target) -> io::Result<()
     make().during(format!("mount /dev/{name}"))
 }
 
-/// Makes a device, or shows the host's where we may not make any.
+/// A directory out of the step's sight in which device nodes work.
+fn device_nodes(staging: &mut Staging) -> Result<OwnedFd, Fault> {
+    let target = staging.directory()?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    fresh("tmpfs", &[("mode", "0755"), ("size", "4k")], attributes, &target).during("mount tmpfs for devices")?;
+    target.enter().during("open tmpfs for devices")
+}
+
+/// Makes a device, in /dev or to be shown there, or shows the host's where we may not make any.
 fn device(
     dev: &OwnedFd,
+    nodes: Option<&OwnedFd>,
     name: &str,
     kind: FileType,
     mode: u32,
@@ -169,16 +178,20 @@ fn device(
     ground: Ground,
 ) -> Result<(), Fault> {
     let refused = ground.user_namespace
-        || mknodat(dev, name, kind, Mode::from_raw_mode(mode), makedev(number.0, number.1)).is_err();
-    if !refused {
-        return Ok(());
-    }
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Ok(host) = openat(CWD, format!("/dev/{name}"), flags, Mode::empty()) else { return Ok(()) };
+        || mknodat(nodes.unwrap_or(dev), name, kind, Mode::from_raw_mode(mode), makedev(number.0, number.1)).is_err();
+    let source = match nodes {
+        Some(nodes) if !refused => enter(nodes, name).during(format!("open /dev/{name}"))?,
+        None if !refused => return Ok(()),
+        Some(_) | None => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(host) = openat(CWD, format!("/dev/{name}"), flags, Mode::empty()) else { return Ok(()) };
+            host
+        }
+    };
     let show = || -> io::Result<()> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         openat(dev, name, flags, Mode::from_raw_mode(0o666))?;
-        bind(&host, &Target::new(dev.try_clone()?, name)?, MountAttrFlags::empty(), Depth::Single)
+        bind(&source, &Target::new(dev.try_clone()?, name)?, MountAttrFlags::empty(), Depth::Single)
     };
     show().during(format!("bind /dev/{name}"))
 }

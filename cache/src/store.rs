@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -59,13 +59,24 @@ pub(crate) struct Inner {
     pub(crate) ledger: Ledger,
     /// The description marks and publications hold their shields on; opened at first use (shield.rs).
     pub(crate) shield: OnceLock<OwnedFd>,
+    /// Whether the lease has ended; held while something is written that nobody waits for.
+    pub(crate) closed: Mutex<bool>,
+}
+
+impl Inner {
+    fn close(&self) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *closed, true) {
+            self.settle();
+            self.temp.clear();
+            self.lease.end();
+        }
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.settle();
-        self.temp.clear();
-        self.lease.end();
+        self.close();
     }
 }
 
@@ -88,7 +99,8 @@ impl Store {
         };
         let temp = TempSpace::new(&root, &lease.id);
         let ledger = Ledger::new(&root, &lease.id);
-        let inner = Inner { root, options, boot: Boot::new(boot), lease, temp, ledger, shield: OnceLock::new() };
+        let (shield, closed) = (OnceLock::new(), Mutex::new(false));
+        let inner = Inner { root, options, boot: Boot::new(boot), lease, temp, ledger, shield, closed };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -194,6 +206,10 @@ impl Store {
         rustix::fs::syncfs(&directory).at("sync", root)?;
         let boot = self.inner.boot.id.to_string();
         let sealed = envelope::seal(self.inner.boot.stamp(), &boot, began.to_string().as_bytes());
+        let closed = self.inner.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Ok(());
+        }
         let temp = self.inner.temp_file(&sealed)?;
         let path = root.join(SYNCED).join(&boot);
         let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
@@ -203,6 +219,12 @@ impl Store {
             open(&changed).and_then(rustix::fs::fsync).at("sync", &changed)?;
         }
         Ok(())
+    }
+
+    /// Ends the lease although clones live on in threads that the process is not going to wait for. Only [`Store::sync`] and
+    /// [`Store::sweep`] may still be under way then.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// Runs our own write; when the file system is full, evicts and tries once more.

@@ -107,6 +107,13 @@ impl Opened {
     }
 }
 
+impl Drop for Opened {
+    /// The thread that tidies up may still be at it, and is not waited for.
+    fn drop(&mut self) {
+        self.store.close();
+    }
+}
+
 /// What the small files of the store refer to, for its garbage collection.
 fn references(kind: rbuild_cache::Kind, name: &str, bytes: &[u8]) -> Vec<ObjectRef> {
     catalog::references(kind, name, bytes)

@@ -284,6 +284,6 @@ fn devices_open_nothing(who: Who) {
         "FROM devices:1\nRUN {try_all}\nRUN --mount=type=cache,target=/cache --mount=type=bind,target=/bind,rw {made}\n"
     );
     let out = rig.ok(&["build", "--progress=plain", &rig.dockerfile(&text)]);
-    assert!(!out.stderr.lines().any(|line| line.contains(" opened /")), "{}", out.stderr);
+    assert!(!out.stderr.lines().any(|line| line.contains(" opened /") && !line.contains("RUN")), "{}", out.stderr);
     outside.safe(&rig, &out);
 }

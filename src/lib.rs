@@ -32,9 +32,10 @@ pub mod fetch;
 pub mod registry;
 pub mod snapshot;
 
-// Layer 5: images by name, and getting them; export uses it, the engine does not.
+// Layer 5: images by name, and getting them; export and exchange use it, the engine does not.
 pub mod catalog;
 pub mod engine;
+pub mod exchange;
 pub mod export;
 
 // Layer 6

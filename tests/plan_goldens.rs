@@ -4,7 +4,7 @@
 //! A new case: write the Dockerfile and the `rows` line, run with `RBUILD_BLESS=1`, and compare every line with the rows.
 //!
 //! `options.json`: `target`, `platform`, `multi_platform`, `build_args`, `labels`, `no_cache` (true or stage names),
-//! `network`, `named_contexts` (`"files"` or an image), `all_stages`, and `images`: reference → config (fields of the OCI
+//! `network`, `named_contexts` (`"files"` or an image), `all_stages`, `allowed_bases`, and `images`: reference → config (fields of the OCI
 //! config, `layers`: how many). An image that is not listed is a plain one with one layer. `show`: which parts of the answer
 //! are in `expected.txt` (`plan`, `names`, `history`, `config`, `env`, `lints`, `outline`, `targets`, `dot`, `mermaid`,
 //! `svg`, `json`); without it `names`, `history` and `lints`.
@@ -16,6 +16,7 @@ use rbuild::dockerfile::ast::{Dockerfile, Lint};
 use rbuild::dockerfile::parse;
 use rbuild::oci::config::ImageConfig;
 use rbuild::oci::platform::Platform;
+use rbuild::plan::allowed::AllowedBases;
 use rbuild::plan::dump::{GraphFormat, dump, graph};
 use rbuild::plan::graph::{Network, Op, Plan};
 use rbuild::plan::{
@@ -212,6 +213,9 @@ fn plan_options(options: &Value) -> PlanOptions {
     decided.target_platform = options["platform"].as_str().map(|text| Platform::parse(text, &host).unwrap());
     decided.multi_platform = options["multi_platform"].as_bool().unwrap_or(false);
     decided.all_stages = options["all_stages"].as_bool().unwrap_or(false);
+    decided.allowed_bases = options["allowed_bases"]
+        .as_array()
+        .map(|patterns| AllowedBases::new(patterns.iter().map(|pattern| pattern.as_str().unwrap().to_owned())));
     decided.context_epoch = options["context_epoch"].as_i64();
     for (name, value) in options["build_args"].as_object().into_iter().flatten() {
         decided.build_args.insert(name.clone(), value.as_str().map(str::to_owned));

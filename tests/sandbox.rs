@@ -65,7 +65,9 @@ fn main() -> ExitCode {
         }
     }
     println!("\ntest result: {passed} passed; {} failed", failed.len());
-    failed.iter().for_each(|name| println!("    {name}"));
+    for name in &failed {
+        println!("    {name}");
+    }
     ExitCode::from(u8::from(!failed.is_empty()))
 }
 
@@ -84,8 +86,11 @@ fn all() -> Vec<(String, Setting, Behaviour)> {
 }
 
 fn find(name: &str) -> (Setting, Behaviour) {
-    let helpers: [(&str, Behaviour); 2] =
-        [(behaviours::RUNS_UNTIL_KILLED, behaviours::runs_until_killed), (behaviours::MEASURE, behaviours::measure)];
+    let helpers: [(&str, Behaviour); 3] = [
+        (behaviours::RUNS_UNTIL_KILLED, behaviours::runs_until_killed),
+        (behaviours::MEASURE, behaviours::measure),
+        (behaviours::INTERACTIVE, behaviours::interactive),
+    ];
     let helpers = Setting::ALL
         .into_iter()
         .flat_map(|setting| helpers.map(|(name, helper)| (format!("{}_{name}", setting.name()), setting, helper)));

@@ -12,7 +12,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (2, &["event", "image", "plan", "schedule", "transfer"]),
     (3, &["files", "layers"]),
     (4, &["context", "docker", "exec", "fetch", "registry", "snapshot"]),
-    (5, &["catalog", "engine", "export"]),
+    (5, &["catalog", "engine", "exchange", "export"]),
     (6, &["pipeline"]),
     (7, &["cli", "ui"]),
 ];
@@ -26,6 +26,8 @@ const SAME_LAYER: &[(&str, &str)] = &[
     ("layers", "files"),      // opens tree entries beneath a root
     ("exec", "snapshot"),     // a process runs in a root that snapshot described
     ("export", "catalog"),    // an export is of an image
+    ("exchange", "catalog"),  // cached layers come and go as images' layers do
+    ("exchange", "engine"),   // what travels are its records
     ("cli", "ui"),            // picks a display
 ];
 

@@ -15,7 +15,7 @@ use super::pull::{PullError, Puller};
 use super::record::{Image, ImageLayer, Origin};
 use crate::cancel::{Cancel, Cancelled};
 use crate::event::{Stream, Vertex};
-use crate::layers::{self, LayerError};
+use crate::layers::{self, LayerError, foreign_layer_id};
 use crate::oci::manifest::{self, Descriptor};
 use crate::oci::reference::Reference;
 use crate::registry::{BlobStream, Error, Layout, Pump, Remote};
@@ -77,12 +77,20 @@ impl Puller {
             let (reader, pump) = self.download(&layer, &descriptor, &vertex, &cancel).await?;
             (Some(reader), Some(pump))
         };
-        let layers = self.layers.clone();
+        let (layers, store) = (self.layers.clone(), self.store.clone());
         let extracting = format!("extracting {}", descriptor.digest);
         let work = move || {
             vertex.status(&extracting, 0, 0, false);
             let media_type = descriptor.media_type.to_string();
             let imported = match input {
+                // One of ours, that went around through a registry or a cache.
+                input if layer.layer != foreign_layer_id(&layer.diff_id) => {
+                    let blob: Option<Box<dyn Read + Send>> = match input {
+                        Some(input) => Some(input),
+                        None => store.open_blob(&descriptor.digest)?.map(|file| Box::new(file) as _),
+                    };
+                    blob.map(|blob| layers.import_built(&layer.layer, layer.diff_id, blob)).transpose()
+                }
                 Some(input) => {
                     let source = layers::Source { media_type, digest: Some(descriptor.digest) };
                     layers.import(input, &source, Some(layer.diff_id)).map(Some)
@@ -133,6 +141,9 @@ impl Puller {
         let (store, vertex, cancel) = (self.store.clone(), vertex.clone(), cancel.clone());
         let work = move || {
             let mut waiting = |pid: Option<u32>| {
+                if pid == Some(std::process::id()) {
+                    return;
+                }
                 let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
                 vertex
                     .log(Stream::Stderr, format!("waiting for another rbuild{who} that fetches {digest}\n").as_bytes());

@@ -88,6 +88,25 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub metadata_file: Option<PathBuf>,
 
+    /// Take results from a cache made elsewhere: NAME (a cache or an image in a registry), or TYPE with attributes
+    ///
+    ///   type=registry,ref=NAME           also registry.insecure
+    ///   type=local,src=DIR               a directory; also tag, digest
+    /// May be given several times.
+    #[arg(long, value_name = "CACHE", help_heading = "Cache", verbatim_doc_comment)]
+    pub cache_from: Vec<String>,
+
+    /// Put results into a cache for other machines
+    ///
+    ///   type=registry,ref=NAME           a registry; also registry.insecure
+    ///   type=local,dest=DIR              a directory; also tag
+    ///   type=inline                      the image itself
+    /// Attributes: mode (max, the default: all steps; min: those in the result), ignore-error, oci-mediatypes,
+    /// compression (gzip, zstd, uncompressed), compression-level, force-compression.
+    /// May be given several times.
+    #[arg(long, value_name = "CACHE", help_heading = "Cache", verbatim_doc_comment)]
+    pub cache_to: Vec<String>,
+
     /// Run every step, whatever the cache holds
     #[arg(long, help_heading = "Cache")]
     pub no_cache: bool,
@@ -249,8 +268,6 @@ macro_rules! unsupported {
 }
 
 unsupported! {
-    cache_from "cache-from";
-    cache_to "cache-to";
     annotation "annotation";
     attest "attest";
     cgroup_parent "cgroup-parent";

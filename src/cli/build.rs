@@ -12,17 +12,21 @@ use super::args_build::BuildArgs;
 use super::call::{self, Said};
 use super::contexts::Inputs;
 use super::env::Env;
-use super::request::{Allow, BuildRequest, ContextSource, DockerfileSource, PullPolicy, StoreRequest, display_options};
+use super::request::{
+    Allow, BuildRequest, ContextSource, DockerfileSource, OutputSpec, PullPolicy, StoreRequest, display_options,
+};
 use super::world::{Opened, enter, now};
-use super::{Done, Failure, outputs};
+use super::{Done, Failure, caches, outputs};
 use crate::catalog::pull::Policy;
 use crate::diagnostic::{Diagnostic, headline, render_all};
 use crate::dockerfile::ast::Lint;
 use crate::dockerfile::rules::Rule;
 use crate::engine::slots::Limit;
 use crate::engine::{Options, StepError};
-use crate::event::{Place, Progress, Warning};
-use crate::fetch::Fetcher;
+use crate::event::{Place as TextPlace, Progress, Warning};
+use crate::exchange::Form;
+use crate::exchange::spec::Place;
+use crate::export::output::Kind;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::plan::PlanOptions;
 use crate::snapshot::Copied;
@@ -42,7 +46,7 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
     let display =
         Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
     let progress = Progress::new(vec![display.observer()], now);
-    let done = work(&request, env, &opened, &progress);
+    let done = super::world::with_room(|| work(&request, env, &opened, &progress))?;
     display.close();
     let mut warnings: Vec<Warning> = request.notes.iter().chain(&notes).map(|note| plain_warning(note)).collect();
     let shown = match request.progress.mode {
@@ -50,7 +54,8 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
         Mode::Quiet | Mode::RawJson | Mode::None => false,
     };
     match done {
-        Ok(Answer::Built { built, source, digest }) => {
+        Ok(Answer::Built { built, source, digest, cache_failures }) => {
+            warnings.extend(cache_failures.iter().map(|text| plain_warning(text)));
             warnings.extend(built.lints.iter().map(|lint| lint_warning(lint, &source)));
             if shown {
                 to_stderr(&warnings_summary(&warnings, debug, None))?;
@@ -77,7 +82,7 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
 
 /// What came of it.
 enum Answer {
-    Built { built: Box<Built>, source: Arc<Source>, digest: String },
+    Built { built: Box<Built>, source: Arc<Source>, digest: String, cache_failures: Vec<String> },
     Said(Said),
 }
 
@@ -100,9 +105,9 @@ impl From<BuildError> for Stop {
 
 fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress) -> Result<Answer, Stop> {
     let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let inputs = Inputs::open(request, &opened.store, progress, time as i64)?;
+    let fetcher = super::far::fetcher(request, env, opened);
+    let inputs = Inputs::open(request, opened, &fetcher, progress, time as i64)?;
     let puller = opened.puller(env, progress)?;
-    let fetcher = Fetcher::new(opened.store.clone(), opened.runtime.handle().clone());
     let scratch = opened.scratch()?;
     let snapshots = opened.snapshots(scratch.path());
     let world = World {
@@ -128,7 +133,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         allow_insecure: security_insecure,
     };
     let secrets = request.secrets.iter().map(|(id, value)| (id.clone(), value.0.clone())).collect();
-    let plan = PlanOptions { ignored: inputs.ignored(), ..request.plan.clone() };
+    let plan = PlanOptions { ignored: inputs.ignored(), ..inputs.plan.clone() };
     let spec = Spec {
         source: inputs.source.clone(),
         plan: &plan,
@@ -137,15 +142,41 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         secrets: &secrets,
         agents: &request.ssh,
         options: &options,
+        cache_from: &request.cache_from,
+        form: request.outputs.iter().map(form).max().unwrap_or_default(),
+        inline_cache: request.cache_to.iter().any(|target| target.place == Place::Inline),
     };
     if let Some(call) = &request.call {
         return Ok(Answer::Said(call::call(call, &world, &spec, &inputs, request, env)?));
     }
     let built = pipeline::build(&world, &spec, &request.platforms);
     inputs.save();
-    let built = built?;
-    let digest = outputs::write(request, &world, opened, &built, env)?;
-    Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest })
+    let mut built = built?;
+    let written = match outputs::write(request, &world, opened, &built, env) {
+        Err(outputs::Unwritten::Lost(_)) => {
+            // What the cache promised and nobody has is made here, from what the store has.
+            built = pipeline::build(&world, &Spec { cache_from: &[], ..spec }, &request.platforms)?;
+            outputs::write(request, &world, opened, &built, env)
+        }
+        written => written,
+    };
+    let digest = written.map_err(outputs::Unwritten::failure)?;
+    let cache_failures = caches::write(request, &world, opened, &built)?;
+    Ok(Answer::Built { built: Box::new(built), source: inputs.source.clone(), digest, cache_failures })
+}
+
+/// What an output needs of layers that are only in caches, before it begins to write.
+fn form(output: &OutputSpec) -> Form {
+    match output {
+        OutputSpec::LoadIntoDocker => Form::Blobs,
+        OutputSpec::Export(output) => match output.kind {
+            // Times are rewritten in what was made here, not in what came from elsewhere.
+            Kind::Image(_) | Kind::Archive { .. } if output.format.rewrite_timestamp => Form::Files,
+            Kind::Archive { .. } => Form::Blobs,
+            Kind::Local { .. } | Kind::Tar { .. } => Form::Files,
+            Kind::Image(_) | Kind::CacheOnly => Form::Names,
+        },
+    }
 }
 
 /// RUNs at a time: as many as there are cores, and more while there is memory.
@@ -233,7 +264,7 @@ fn lint_warning(lint: &Lint, source: &Arc<Source>) -> Warning {
         short: format!("{}: {} (line {})", lint.rule, lint.message, lint.lines.first),
         detail: rule.map(|rule| rule.description.to_owned()).into_iter().collect(),
         url: rule.and_then(Rule::url),
-        place: Some(Place { source: source.clone(), lines: lint.lines }),
+        place: Some(TextPlace { source: source.clone(), lines: lint.lines }),
     }
 }
 

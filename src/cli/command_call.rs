@@ -18,11 +18,10 @@ use crate::plan::outline::{Outline, OutlineArg, OutlineSecret, Target};
 use crate::source::{Lines, Source};
 use crate::ui::{CheckWarning, check_report};
 
-/// What can be asked: name, version, description, as BuildKit tells its clients.
-const QUESTIONS: [(&str, &str, &str); 4] = [
+/// What can be asked: name, version, description, as BuildKit tells its clients; it leaves out the check.
+const QUESTIONS: [(&str, &str, &str); 3] = [
     ("frontend.outline", "1.0.0", "List all parameters current build target supports"),
     ("frontend.targets", "1.0.0", "List all targets current build supports"),
-    ("frontend.lint", "1.0.0", "Lint a Dockerfile"),
     ("frontend.subrequests.describe", "1.0.0", "List available subrequest types"),
 ];
 
@@ -71,9 +70,7 @@ pub(super) fn check_json(report: &Report) -> String {
     let error = |fault: &Diagnostic| {
         let mut object = Map::new();
         object.insert("message".to_owned(), json!(fault.message()));
-        if let Some(lines) = fault.lines {
-            object.insert("location".to_owned(), location(lines));
-        }
+        object.insert("location".to_owned(), fault.lines.map_or(json!({}), location));
         Value::Object(object)
     };
     if let Some(fault) = headline(faults) {
@@ -181,7 +178,7 @@ pub(super) fn outline(source: &Source, outline: &Outline, as_json: bool) -> Stri
     }
     let mut out = String::new();
     if !outline.name.is_empty() || outline.description.is_some() {
-        let name = if outline.name.is_empty() { "default" } else { &outline.name };
+        let name = if outline.name.is_empty() { "(default)" } else { &outline.name };
         let mut rows = vec![["TARGET:", name]];
         rows.extend(outline.description.as_deref().map(|text| ["DESCRIPTION:", text]));
         out += &tabs(&rows, 1);
@@ -275,7 +272,7 @@ pub(super) fn targets(source: &Source, targets: &[Target], as_json: bool) -> Str
         [name, target.description.clone().unwrap_or_default()]
     };
     let heading = ["TARGET", "DESCRIPTION"].map(str::to_owned);
-    tabs(&std::iter::once(heading).chain(targets.iter().map(cells)).collect::<Vec<_>>(), 3)
+    tabs(&std::iter::once(heading).chain(targets.iter().map(cells)).collect::<Vec<_>>(), 1)
 }
 
 /// The questions there are.
@@ -283,13 +280,13 @@ pub(super) fn questions(as_json: bool) -> String {
     if as_json {
         let one = |(name, version, text): &(&str, &str, &str)| {
             let opts = match *name {
-                "frontend.outline" => json!([{ "Name": "target", "Description": "Target build stage" }]),
+                "frontend.outline" => json!([{ "name": "target", "description": "Target build stage" }]),
                 _ => Value::Null,
             };
-            let result = |name: &str| json!({ "Name": name, "Description": "" });
+            let metadata = ["result.json", "result.txt"].map(|name| json!({ "name": name, "description": "" }));
             json!({
-                "Name": name, "Version": version, "Type": "rpc", "Description": text, "Opts": opts, "Inputs": null,
-                "Metadata": [result("result.json"), result("result.txt")], "Refs": null,
+                "name": name, "version": version, "type": "rpc", "description": text, "opts": opts, "inputs": null,
+                "metadata": metadata, "refs": null,
             })
         };
         return format!("{:#}\n", Value::Array(QUESTIONS.iter().map(one).collect()));
@@ -471,19 +468,18 @@ mod tests {
             lines: at(1),
         };
         let list = [target("base", false, Some("tools")), target("", false, None), target("", true, None)];
-        let expected = "TARGET      DESCRIPTION\nbase        tools\n            \n(default)   \n";
+        let expected = "TARGET    DESCRIPTION\nbase      tools\n          \n(default) \n";
         assert_eq!(targets(&source(), &list, false), expected);
-        assert!(targets(&source(), &[target("app", true, None)], false).ends_with("app (default)   \n"));
+        assert!(targets(&source(), &[target("app", true, None)], false).ends_with("app (default) \n"));
         let parsed: Value = serde_json::from_str(&targets(&source(), &list, true)).expect("JSON");
         assert_eq!(parsed["targets"][2], json!({ "default": true, "base": "alpine", "location": location(at(1)) }));
         let expected = "\
 NAME                 VERSION DESCRIPTION
 outline              1.0.0   List all parameters current build target supports
 targets              1.0.0   List all targets current build supports
-lint                 1.0.0   Lint a Dockerfile
 subrequests.describe 1.0.0   List available subrequest types
 ";
         assert_eq!(questions(false), expected);
-        assert_eq!(serde_json::from_str::<Value>(&questions(true)).expect("JSON")[0]["Name"], "frontend.outline");
+        assert_eq!(serde_json::from_str::<Value>(&questions(true)).expect("JSON")[0]["name"], "frontend.outline");
     }
 }

@@ -1,6 +1,7 @@
 //! From where a build's files were said to be to trees and a Dockerfile text.
 //!
-//! Directories are opened through their ignore files; stdin is read once, whatever it holds.
+//! Directories are opened through their ignore files; stdin is read once, whatever it holds; what is elsewhere is fetched by
+//! [`far`](super::far), the main context before the Dockerfile is read if that is in it, everything else when it is needed.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
@@ -11,14 +12,17 @@ use rbuild_cache::Store;
 use rbuild_cache::digest::Blake3;
 
 use super::Failure;
+use super::far::{self, Place, Reach};
 use super::request::{BuildRequest, ContextSource, DockerfileSource, StdinKind, stdin_kind};
+use super::world::Opened;
 use crate::context::{Context, Ignore, TarContext};
 use crate::event::{Outcome, Progress};
+use crate::fetch::Fetcher;
 use crate::files::{Root, Spool};
-use crate::plan::Ignored;
+use crate::plan::{Ignored, NamedContext, PlanOptions};
 use crate::source::Source;
 use crate::tar::entry::LayerPath;
-use crate::transfer::Tree;
+use crate::transfer::{Tree, follow};
 
 /// A Dockerfile larger than this is none.
 const MAX_DOCKERFILE: u64 = 64 << 20;
@@ -36,14 +40,44 @@ pub(super) struct Inputs {
     pub(super) local: Vec<Arc<Context>>,
     /// The main context's ignore file, for lint.
     pub(super) ignore: Option<Arc<Context>>,
+    /// What the plan depends on, with the times of contexts that are elsewhere, if it asks for them.
+    pub(super) plan: PlanOptions,
 }
+
+/// The variable that times of contexts are asked for by, and the one that keeps `.git` in a context.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+/// The main context's name.
+const MAIN: &str = "context";
 
 impl Inputs {
     /// Opens everything `request` names. `now` is the time of what has none.
-    pub(super) fn open(request: &BuildRequest, store: &Store, progress: &Progress, now: i64) -> Result<Self, Failure> {
-        let mut inputs = Self { source: Source::new("", ""), trees: Trees::new(), local: Vec::new(), ignore: None };
+    pub(super) fn open(
+        request: &BuildRequest,
+        opened: &Opened,
+        fetcher: &Arc<Fetcher>,
+        progress: &Progress,
+        now: i64,
+    ) -> Result<Self, Failure> {
+        let mut inputs = Self {
+            source: Source::new("", ""),
+            trees: Trees::new(),
+            local: Vec::new(),
+            ignore: None,
+            plan: request.plan.clone(),
+        };
+        let store = &opened.store;
         let mut opener = Opener { store, now, inputs: &mut inputs };
+        let reach = Reach {
+            fetcher: fetcher.clone(),
+            store: store.clone(),
+            cancel: opened.cancel.clone(),
+            progress: progress.clone(),
+            now,
+        };
+        let mut far = BTreeMap::new();
         let mut text = None;
+        let arg = |name: &str| request.plan.build_args.get(name).and_then(Option::as_deref).unwrap_or_default();
         match &request.context {
             ContextSource::Directory(dir) => {
                 let vertex = progress.vertex("[internal] load .dockerignore", &[]);
@@ -52,29 +86,53 @@ impl Inputs {
                     DockerfileSource::File(path) => Some(path.as_path()),
                     DockerfileSource::InContext(_) | DockerfileSource::Stdin | DockerfileSource::Http(_) => None,
                 };
-                let opened = opener.directory("context", dir, dockerfile);
+                let opened = opener.directory(MAIN, dir, dockerfile);
                 vertex.status("transferring context:", 2, 0, true);
                 vertex.finish(Outcome::Done);
                 opener.inputs.ignore = Some(opened?);
             }
             ContextSource::Stdin => text = opener.stdin(&request.dockerfile)?,
-            ContextSource::Git(url) | ContextSource::Http(url) => {
-                return Err(unsupported(url));
+            ContextSource::Git(address) => {
+                let keep_git_dir = super::args::go_bool(arg(KEEP_GIT_DIR)) == Ok(true);
+                let commit_times = !arg(EPOCH).is_empty();
+                let place = Place::Git { address: address.clone(), keep_git_dir, commit_times };
+                far.insert(MAIN.to_owned(), far::Source::new(&reach, place));
+            }
+            ContextSource::Http(address) => {
+                far.insert(MAIN.to_owned(), far::Source::new(&reach, Place::HttpContext(address.clone())));
             }
         }
         for (name, source) in &request.named_contexts {
-            match source {
-                ContextSource::Directory(dir) => drop(opener.directory(name, dir, None)?),
-                ContextSource::Git(url) | ContextSource::Http(url) => return Err(unsupported(url)),
+            let place = match source {
+                ContextSource::Directory(dir) => {
+                    opener.directory(name, dir, None)?;
+                    continue;
+                }
+                ContextSource::Git(address) => {
+                    Place::Git { address: address.clone(), keep_git_dir: false, commit_times: false }
+                }
+                ContextSource::Http(address) => Place::HttpFile { name: name.clone(), address: address.clone() },
                 ContextSource::Stdin => {
                     return Err(Failure::text(format!("failed to build: context {name} cannot be stdin")));
                 }
-            }
+            };
+            far.insert(name.clone(), far::Source::new(&reach, place));
         }
+        inputs.trees.extend(far.iter().map(|(name, source)| (name.clone(), source.tree())));
         inputs.source = match text {
             Some(text) => Source::new("Dockerfile", text),
-            None => dockerfile(&request.dockerfile, &inputs.trees)?,
+            None => dockerfile(&request.dockerfile, &inputs.trees, far.get(MAIN), &reach)?,
         };
+        // Seconds are told without looking at any context.
+        let given = arg(EPOCH);
+        let asked = if given.is_empty() { inputs.source.text.contains(EPOCH) } else { given.parse::<i64>().is_err() };
+        for (name, source) in far.iter().filter(|_| asked) {
+            let epoch = source.get()?.epoch;
+            match inputs.plan.named_contexts.get_mut(name) {
+                Some(context) => *context = NamedContext::Files { epoch },
+                None => inputs.plan.context_epoch = epoch,
+            }
+        }
         Ok(inputs)
     }
 
@@ -96,12 +154,6 @@ impl Inputs {
             let _ = context.save();
         }
     }
-}
-
-fn unsupported(url: &str) -> Failure {
-    Failure::text(format!(
-        "failed to build: {url}: git and http contexts are not supported yet; clone or download it first"
-    ))
 }
 
 struct Opener<'a> {
@@ -163,7 +215,7 @@ impl Opener<'_> {
     }
 }
 
-fn read_text(input: impl Read) -> Result<String, Failure> {
+pub(super) fn read_text(input: impl Read) -> Result<String, Failure> {
     let mut bytes = Vec::new();
     input
         .take(MAX_DOCKERFILE)
@@ -172,12 +224,12 @@ fn read_text(input: impl Read) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn dockerfile(wanted: &DockerfileSource, trees: &Trees) -> Result<Arc<Source>, Failure> {
-    let missing = |name: &str| {
-        Failure::text(format!(
-            "failed to build: failed to solve: failed to read dockerfile: open {name}: no such file or directory"
-        ))
-    };
+fn dockerfile(
+    wanted: &DockerfileSource,
+    trees: &Trees,
+    main: Option<&far::Source>,
+    reach: &Reach,
+) -> Result<Arc<Source>, Failure> {
     match wanted {
         DockerfileSource::File(path) => {
             let name =
@@ -188,21 +240,34 @@ fn dockerfile(wanted: &DockerfileSource, trees: &Trees) -> Result<Arc<Source>, F
                 Err(e) => Err(Failure::of(&e).named("failed to build: failed to solve: failed to read dockerfile")),
             }
         }
-        DockerfileSource::InContext(path) => {
-            let path = path.as_deref().unwrap_or("Dockerfile");
-            let at = LayerPath::clean(path);
-            let tree = &trees["context"];
-            match tree.lookup(&at).map_err(|e| Failure::of(&e))? {
-                Some(_) => Ok(Source::new(
-                    String::from_utf8_lossy(at.name()),
-                    read_text(tree.read(&at).map_err(|e| Failure::of(&e))?)?,
-                )),
-                None => Err(missing(path)),
-            }
-        }
+        DockerfileSource::InContext(path) => match main.map(far::Source::get).transpose()? {
+            // What is no archive is the Dockerfile, whatever name was asked for.
+            Some(far::Far { dockerfile: Some(text), .. }) => Ok(Source::new(far::FILE, text.clone())),
+            Some(far) => in_context(path.as_deref(), far.tree.as_ref()),
+            None => in_context(path.as_deref(), trees[MAIN].as_ref()),
+        },
         DockerfileSource::Stdin => Ok(Source::new("Dockerfile", read_text(std::io::stdin())?)),
-        DockerfileSource::Http(url) => Err(Failure::text(format!(
-            "failed to build: {url}: a Dockerfile from http is not supported yet; download it first"
-        ))),
+        DockerfileSource::Http(address) => Ok(Source::new("Dockerfile", reach.dockerfile(address)?)),
     }
+}
+
+fn missing(name: &str) -> Failure {
+    Failure::text(format!(
+        "failed to build: failed to solve: failed to read dockerfile: open {name}: no such file or directory"
+    ))
+}
+
+/// The Dockerfile in a context; `dockerfile` does where `Dockerfile` is missing.
+fn in_context(path: Option<&str>, tree: &dyn Tree) -> Result<Arc<Source>, Failure> {
+    let wanted = path.unwrap_or("Dockerfile");
+    let at = LayerPath::clean(wanted);
+    let failed = |e: &dyn std::error::Error| Failure::of(e).named("failed to build: failed to solve");
+    let mut found = follow(tree, &at).map_err(|e| failed(&e))?;
+    if found.is_none() && at.name() == b"Dockerfile" {
+        let lower = at.parent().unwrap_or_default().join(b"dockerfile");
+        found = follow(tree, &lower).map_err(|e| failed(&e))?;
+    }
+    let Some(found) = found else { return Err(missing(wanted)) };
+    let text = read_text(tree.read(&found.entry.path).map_err(|e| failed(&e))?)?;
+    Ok(Source::new(String::from_utf8_lossy(at.name()), text))
 }

@@ -9,8 +9,31 @@ use super::request::{BuildRequest, OutputSpec};
 use super::world::Opened;
 use crate::docker::Docker;
 use crate::export::output::{Dest, Kind, Output};
-use crate::export::{Exported, Exporter, Subject, Surroundings};
+use crate::export::{ExportError, Exported, Exporter, Subject, Surroundings};
 use crate::pipeline::{Built, World};
+
+/// The outputs were not made.
+pub(super) enum Unwritten {
+    /// A layer that is only in a cache cannot be had from there.
+    Lost(Failure),
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Failure> for Unwritten {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl Unwritten {
+    /// The fault itself.
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            Self::Lost(failure) | Self::Failed(failure) => failure,
+        }
+    }
+}
 
 /// Makes all outputs of a build; the image ID as text.
 pub(super) fn write(
@@ -19,7 +42,7 @@ pub(super) fn write(
     opened: &Opened,
     built: &Built,
     env: &Env,
-) -> Result<String, Failure> {
+) -> Result<String, Unwritten> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let (layers, cancel) = (opened.layers.clone(), opened.cancel.clone());
     let exporter = Exporter::new(layers, world.puller.clone(), opened.runtime.handle().clone(), cancel, threads);
@@ -37,7 +60,12 @@ pub(super) fn write(
         let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut stdout };
         let exported = exporter.export(&subject, output, &mut around).map_err(|e| {
             let failure = Failure::of(&e);
-            Failure::text(crate::ui::failed_to_solve(&failure.last).trim_start_matches("ERROR: ").trim_end())
+            let text = crate::ui::failed_to_solve(&failure.last);
+            let failure = Failure::text(text.trim_start_matches("ERROR: ").trim_end());
+            match e {
+                ExportError::Pull(_) if built.only_elsewhere() => Unwritten::Lost(failure),
+                _ => Unwritten::Failed(failure),
+            }
         })?;
         stdout.flush().map_err(|e| Failure::of(&e))?;
         // The first output with a manifest speaks for the build.

@@ -15,7 +15,7 @@ use super::{Done, Failure, build, command_explain, print, screen};
 use crate::dockerfile;
 use crate::engine::Options;
 use crate::engine::slots::Limit;
-use crate::fetch::Fetcher;
+use crate::exchange::Form;
 use crate::oci::platform::Platform;
 use crate::pipeline::{self, BuildError, Spec, World};
 use crate::plan::dump;
@@ -49,9 +49,9 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
     // The answer is what is wanted; how it is come by is shown only when it takes a registry to go wrong.
     let (display, progress) = screen::open(true, env)?;
     let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let inputs = Inputs::open(&request, &opened.store, &progress, time as i64)?;
+    let fetcher = super::far::fetcher(&request, env, &opened);
+    let inputs = Inputs::open(&request, &opened, &fetcher, &progress, time as i64)?;
     let puller = opened.puller(env, &progress)?;
-    let fetcher = Fetcher::new(opened.store.clone(), opened.runtime.handle().clone());
     let scratch = opened.scratch()?;
     let snapshots = opened.snapshots(scratch.path());
     let world = World {
@@ -78,12 +78,15 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
     let (secrets, agents) = (BTreeMap::new(), BTreeMap::new());
     let spec = Spec {
         source: inputs.source.clone(),
-        plan: &request.plan,
+        plan: &inputs.plan,
         contexts: &inputs.trees,
         pull: build::policy(request.pull),
         secrets: &secrets,
         agents: &agents,
         options: &options,
+        cache_from: &[],
+        form: Form::Names,
+        inline_cache: false,
     };
     let resolved = dockerfile::parse(spec.source.clone())
         .map_err(BuildError::Dockerfile)

@@ -23,6 +23,10 @@ use crate::registry::Client;
 /// How long running steps get to end after a signal, before the second one is not waited for.
 const EXIT_ON_SECOND_SIGNAL: i32 = 130;
 
+/// Stack of threads that walk trees. A path has at most 2048 parts, and some walks go down part by part; untouched pages cost
+/// nothing.
+const STACK: usize = 256 << 20;
+
 /// Everything that is open while a command runs.
 pub(super) struct Opened {
     /// Namespaces and launcher; gone when this is dropped.
@@ -68,6 +72,8 @@ impl Opened {
             references: References::new(references),
         };
         let store = Store::open(&request.root, options).map_err(|e| Failure::of(&e))?;
+        // An error says that it is there already, which is as good.
+        let _ = rayon::ThreadPoolBuilder::new().stack_size(STACK).build_global();
         let ownership = match session.ownership {
             Ownership::Exact => OwnershipMode::Exact,
             Ownership::Flattened => OwnershipMode::Flattened,
@@ -105,6 +111,16 @@ impl Opened {
     pub(super) fn snapshots(&self, scratch: &Path) -> Arc<dyn crate::snapshot::Snapshots> {
         self.session.snapshots(scratch)
     }
+}
+
+/// Does `work` on a thread that has room for trees as deep as a path can be.
+pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("build".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
+        let done = thread.map_err(|e| Failure::of(&e).named("start a thread"))?.join();
+        // A panic goes on where it would have gone without the thread.
+        Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 impl Drop for Opened {

@@ -1,10 +1,12 @@
-//! Build contexts as trees: a local directory seen through `.dockerignore`, and an archive from stdin.
+//! Build contexts as trees: a local directory seen through `.dockerignore`, an archive, a checked out repository.
 //!
 //! A local context is read in place and lazily: only what somebody asks for is walked, and only files somebody wants are
 //! hashed. Everything is 0:0 in it, xattrs and sockets do not exist (observed 31, 33, X20). Hashes are kept between builds by
 //! what `stat` says. A file that changes after it was hashed is not noticed here but by the layer writer, which compares.
 //! Knows no COPY, no key and no layer.
 
+mod checkout;
+mod deferred;
 pub mod ignore;
 mod scan;
 mod stat_cache;
@@ -19,6 +21,8 @@ use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 use crate::transfer::Want;
 use crate::transfer::{Absence, Filter, Link, Node, State, Tree, TreeError, Verdict, Walked};
 
+pub use checkout::CheckoutContext;
+pub use deferred::{Deferred, SharedTree};
 pub use ignore::{Ignore, IgnoreError};
 use stat_cache::StatCache;
 pub use tarball::TarContext;

@@ -5,20 +5,25 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Seek as _, SeekFrom};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use rbuild_cache::Kind as ObjectKind;
 use rbuild_cache::digest::{Blake3, LayerId};
 
+use super::elsewhere::Need;
 use super::explain::{Listed, Listing};
 use super::record::{Facts, ROOT, StepLayer};
 use super::root_tree::RootTree;
 use super::step::{Job, Work};
 use super::{Engine, StepError};
+use crate::context::CheckoutContext;
+use crate::event::Stream;
+use crate::fetch::git::{Checkout, Commit, GitError};
+use crate::fetch::{FetchError, Fetched};
 use crate::layers::view::View;
 use crate::layers::{self, LayerError};
-use crate::plan::graph::{Copy, CopySource, From};
+use crate::plan::graph::{Copy, CopySource, From, GitSource};
 use crate::plan::key;
 use crate::tar::entry::{Entry, Kind, Meta};
 use crate::transfer::{self, Planned, Selection, Source, TransferError, Tree};
@@ -31,8 +36,15 @@ const MOST_LISTED: usize = 50_000;
 
 pub(super) struct CopyWork<'a> {
     op: &'a Copy,
+    remotes: OnceCell<BTreeMap<usize, Remote>>,
     sources: OnceCell<Vec<Owned>>,
     contexts: OnceCell<BTreeMap<usize, Selection>>,
+}
+
+/// What a source elsewhere was found to be in this build.
+enum Remote {
+    Http(Fetched),
+    Git(Commit),
 }
 
 /// A source with everything it is read through.
@@ -74,14 +86,34 @@ pub(super) struct Prepared {
 
 impl<'a> CopyWork<'a> {
     pub(super) fn new(op: &'a Copy) -> Self {
-        Self { op, sources: OnceCell::new(), contexts: OnceCell::new() }
+        Self { op, remotes: OnceCell::new(), sources: OnceCell::new(), contexts: OnceCell::new() }
+    }
+
+    /// What the sources elsewhere are now: asked whatever the key, and once a step.
+    fn remotes(&self, job: &Job<'_>) -> Result<&BTreeMap<usize, Remote>, StepError> {
+        if let Some(remotes) = self.remotes.get() {
+            return Ok(remotes);
+        }
+        let mut remotes = BTreeMap::new();
+        for (index, source) in self.op.sources.iter().enumerate() {
+            let remote = match source {
+                CopySource::Http { url, checksum, .. } => Remote::Http(download(job, url, checksum.as_deref())?),
+                CopySource::Git(source) => Remote::Git(resolve(job, source)?),
+                CopySource::Path { .. } | CopySource::Inline(_) => continue,
+            };
+            remotes.insert(index, remote);
+        }
+        Ok(self.remotes.get_or_init(|| remotes))
     }
 
     fn sources(&self, job: &Job<'_>) -> Result<&[Owned], StepError> {
         if let Some(sources) = self.sources.get() {
             return Ok(sources);
         }
-        let sources = self.op.sources.iter().map(|source| owned(job, source)).collect::<Result<_, _>>()?;
+        let mut sources = Vec::new();
+        for (index, source) in self.op.sources.iter().enumerate() {
+            sources.push(owned(job, source, self.remotes(job)?.get(&index))?);
+        }
         Ok(self.sources.get_or_init(|| sources))
     }
 
@@ -115,7 +147,7 @@ impl Work for CopyWork<'_> {
 
     fn cheap(&self, job: &Job<'_>) -> Result<Option<Facts>, StepError> {
         let mut facts = op_facts(job);
-        let contexts = self.contexts(job)?;
+        let (contexts, remotes) = (self.contexts(job)?, self.remotes(job)?);
         for (index, source) in self.op.sources.iter().enumerate() {
             let name = format!("files of source {}", index + 1);
             match source {
@@ -126,8 +158,7 @@ impl Work for CopyWork<'_> {
                     facts.push(name, format!("{path} of {}", job.stack_of(from).identity()));
                 }
                 CopySource::Path { from: From::Scratch, path, .. } => facts.push(name, format!("{path} of nothing")),
-                // Downloads have to be revalidated whatever the key.
-                CopySource::Http { .. } | CopySource::Git { .. } => return Ok(None),
+                CopySource::Http { .. } | CopySource::Git(_) => facts.push(name, remotes[&index].identity(source)),
                 CopySource::Inline(_) => {}
             }
         }
@@ -146,7 +177,13 @@ impl Work for CopyWork<'_> {
                 None => transfer::select(self.op, index, source).map_err(refused)?,
             };
             let name = format!("files of {}", self.op.labels.get(index).map_or("source", String::as_str));
-            facts.push(format!("{name} ({})", index + 1), selection.digest.to_string());
+            let identity = match &self.op.sources[index] {
+                http @ CopySource::Http { .. } => self.remotes(job)?[&index].identity(http),
+                // What git keeps in a repository is never twice the same.
+                kept @ CopySource::Git(git) if git.keep_git_dir => self.remotes(job)?[&index].identity(kept),
+                CopySource::Git(_) | CopySource::Path { .. } | CopySource::Inline(_) => selection.digest.to_string(),
+            };
+            facts.push(format!("{name} ({})", index + 1), identity);
             listings.extend(listing(&selection).map(|l| (selection.digest.to_string(), l)));
             selections.push(selection);
         }
@@ -262,24 +299,36 @@ fn context(job: &Job<'_>, name: &str) -> Result<SharedTree, StepError> {
     tree.ok_or_else(|| StepError::refused(format!("no build context named {name:?}")))
 }
 
-/// The merged root of a stack as a tree; base layers are fetched for their indexes.
+/// The merged root of a stack as a tree; base layers are fetched for their indexes, layers made elsewhere once they are read.
 pub(super) fn tree_of(job: &Job<'_>, stack: &super::stack::Stack) -> Result<SharedTree, StepError> {
-    let ids = job.engine.layer_ids(job.plan, stack)?;
-    let view = View::new(job.engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?;
-    Ok(Arc::new(RootTree(view)))
+    let engine = job.engine;
+    let ids = engine.layer_ids(job.plan, stack, Need::Entries)?;
+    let view = View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?;
+    let elsewhere = ids.iter().filter(|id| engine.elsewhere.offers(id) && !engine.usable(id)).copied().collect();
+    Ok(Arc::new(RootTree::new(view, elsewhere, engine.elsewhere.clone())))
 }
 
-fn owned(job: &Job<'_>, source: &CopySource) -> Result<Owned, StepError> {
-    Ok(match source {
-        CopySource::Path { from, path, unpack } => {
+fn owned(job: &Job<'_>, source: &CopySource, remote: Option<&Remote>) -> Result<Owned, StepError> {
+    Ok(match (source, remote) {
+        (CopySource::Path { from, path, unpack }, _) => {
             let (tree, label) = tree_from(job, from)?;
             Owned::Path { tree, path: path.clone(), unpack: *unpack, label }
         }
-        CopySource::Inline(file) => Owned::Inline { name: file.name.clone(), content: file.content.clone() },
-        CopySource::Http { url, name, checksum, unpack } => download(job, url, name, checksum.as_deref(), *unpack)?,
-        CopySource::Git { remote, .. } => {
-            return Err(StepError::refused(format!("ADD of a git repository is not supported yet: {remote}")));
+        (CopySource::Inline(file), _) => Owned::Inline { name: file.name.clone(), content: file.content.clone() },
+        (CopySource::Http { name, unpack, .. }, Some(Remote::Http(fetched))) => {
+            let (store, digest) = (job.engine.store.clone(), fetched.digest);
+            let open: Arc<Opening> = Arc::new(move || {
+                let file = store.open_blob(&digest).map_err(io::Error::other)?;
+                Ok(Box::new(file.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?))
+            });
+            let (name, unpack, mtime) = (name.clone(), *unpack, fetched.last_modified.unwrap_or(0));
+            Owned::Download { name, size: fetched.size, content: fetched.content, mtime, unpack, open }
         }
+        (CopySource::Git(source), Some(Remote::Git(commit))) => {
+            let label = source.remote.clone();
+            Owned::Path { tree: checkout(job, source, commit)?, path: "/".to_owned(), unpack: false, label }
+        }
+        (CopySource::Http { .. } | CopySource::Git(_), _) => unreachable!("remotes() has one for each"),
     })
 }
 
@@ -291,36 +340,55 @@ fn tree_from(job: &Job<'_>, from: &From) -> Result<(SharedTree, String), StepErr
     })
 }
 
-fn download(job: &Job<'_>, url: &str, name: &str, checksum: Option<&str>, unpack: bool) -> Result<Owned, StepError> {
-    let progress = |received: u64, total: u64| job.vertex.status(url, received, total, false);
-    let fetched = job.engine.fetcher.get(url, checksum, &progress, job.engine.cancel).map_err(|error| match error {
-        crate::fetch::FetchError::Cancelled(cancelled) => StepError::Cancelled(cancelled),
-        other => StepError::refused(format!("failed to load cache key: {other}")),
-    })?;
-    let store = job.engine.store.clone();
-    let open: Arc<Opening> = Arc::new(move || {
-        let file = store.open_blob(&fetched.digest).map_err(io::Error::other)?;
-        let mut file = file.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        file.seek(SeekFrom::Start(0))?;
-        Ok(Box::new(file))
-    });
-    let content = content_hash(job.engine, &fetched, &open).map_err(|e| StepError::world(format!("read {url}"), &e))?;
-    let mtime = fetched.last_modified.unwrap_or(0);
-    Ok(Owned::Download { name: name.to_owned(), size: fetched.size, content, mtime, unpack, open })
+impl Remote {
+    /// What it means for a key.
+    fn identity(&self, source: &CopySource) -> String {
+        match self {
+            // The time becomes the file's.
+            Self::Http(Fetched { content, last_modified, .. }) => match last_modified {
+                Some(seconds) => format!("{content} modified {seconds}"),
+                None => content.to_string(),
+            },
+            Self::Git(commit) => {
+                // What the ref is called, and the tag, can be seen in `.git` only.
+                let kept = matches!(source, CopySource::Git(git) if git.keep_git_dir);
+                let names = [&commit.reference, &commit.tag].into_iter().flatten().filter(|_| kept);
+                names.fold(format!("commit {}", commit.id), |text, name| format!("{text} {name}"))
+            }
+        }
+    }
 }
 
-/// BLAKE3 of a downloaded blob, remembered beside it.
-fn content_hash(engine: &Engine<'_>, fetched: &crate::fetch::Fetched, open: &Arc<Opening>) -> io::Result<Blake3> {
-    let name = format!("content-{}", fetched.digest);
-    let known = engine.store.get(ObjectKind::Fact, &name).map_err(io::Error::other)?;
-    if let Some(hash) = known.and_then(|b| std::str::from_utf8(&b).ok()?.parse().ok()) {
-        return Ok(hash);
+fn download(job: &Job<'_>, url: &str, checksum: Option<&str>) -> Result<Fetched, StepError> {
+    let progress = |received: u64, total: u64| job.vertex.status(url, received, total, false);
+    job.engine.fetcher.get(url, checksum, &progress, job.engine.cancel).map_err(|error| match error {
+        FetchError::Cancelled(cancelled) => StepError::Cancelled(cancelled),
+        other => StepError::refused(format!("failed to load cache key: {other}")),
+    })
+}
+
+fn resolve(job: &Job<'_>, source: &GitSource) -> Result<Commit, StepError> {
+    let resolved = job.engine.fetcher.git().resolve(source, job.engine.cancel);
+    resolved.map_err(|error| git_fault(error, "failed to load cache key: "))
+}
+
+fn checkout(job: &Job<'_>, source: &GitSource, commit: &Commit) -> Result<SharedTree, StepError> {
+    job.vertex.start();
+    job.vertex
+        .log(Stream::Stdout, format!("{}\t{}\n", commit.id, commit.reference.as_deref().unwrap_or("")).as_bytes());
+    let checkout = job.engine.fetcher.git().checkout(source, commit, job.engine.cancel);
+    let Checkout { directory, root, committed } = checkout.map_err(|error| git_fault(error, ""))?;
+    let by_commit = source.commit_times || job.plan.epoch.is_some();
+    let mtime = if by_commit { committed } else { job.engine.options.now as i64 };
+    let tree = CheckoutContext::open(&root, mtime, directory).map_err(|e| StepError::world("read a checkout", &e))?;
+    Ok(Arc::new(tree))
+}
+
+fn git_fault(error: GitError, doing: &str) -> StepError {
+    match error {
+        GitError::Cancelled(cancelled) => StepError::Cancelled(cancelled),
+        other => StepError::Refused { message: format!("{doing}{other}"), help: other.help() },
     }
-    let mut hasher = blake3::Hasher::new();
-    io::copy(&mut open()?, &mut hasher)?;
-    let hash = Blake3(*hasher.finalize().as_bytes());
-    engine.store.put(ObjectKind::Fact, &name, hash.to_string().as_bytes()).map_err(io::Error::other)?;
-    Ok(hash)
 }
 
 /// The files of a selection for explanations; `None` if there are too many.

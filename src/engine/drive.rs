@@ -5,13 +5,26 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 
+use rbuild_cache::digest::StepKey;
+
 use super::explain::MissReason;
-use super::record::StepLayer;
+use super::record::{StepLayer, StepRecord};
 use super::stack::Stack;
 use super::{Engine, StepError};
 use crate::event::Vertex;
 use crate::plan::graph::{Op, Plan, StepId};
 use crate::schedule::{self, Schedule};
+
+/// A result and the names it is found under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memo {
+    /// Its key.
+    pub key: StepKey,
+    /// The name of its whole inputs, for steps that have one.
+    pub alias: Option<String>,
+    /// What is written down about it.
+    pub record: StepRecord,
+}
 
 /// What a step left behind.
 #[derive(Clone, Debug)]
@@ -20,6 +33,8 @@ pub struct StepReport {
     pub stack: Stack,
     /// Its own layer; base images have none.
     pub layer: Option<StepLayer>,
+    /// Its result as it is recorded; base images have none.
+    pub memo: Option<Arc<Memo>>,
     /// An earlier result was taken.
     pub cached: bool,
     /// Why it was not.
@@ -43,8 +58,23 @@ pub struct Finished {
 /// cost nothing.
 const STACK: usize = 64 << 20;
 
-/// Does all steps of `plan`.
+/// Does all steps of `plan`. When a layer that was a hit elsewhere turns out to be lost, all begins anew without it: what is
+/// done by then is found in the store.
 pub fn drive(engine: &Engine<'_>, plan: &Plan) -> Finished {
+    loop {
+        let given_up = engine.elsewhere.given_up();
+        let finished = once(engine, plan);
+        match &finished.failure {
+            Some((_, _, StepError::Lost(_))) if engine.elsewhere.given_up() > given_up => {}
+            Some(_) | None => {
+                show_untouched_bases(engine, plan);
+                return finished;
+            }
+        }
+    }
+}
+
+fn once(engine: &Engine<'_>, plan: &Plan) -> Finished {
     let mut schedule = Schedule::new(&plan.steps, |id| super::earlier::expected(engine, plan, id));
     let mut finished = Finished::default();
     let (report, reports) = mpsc::channel();
@@ -87,14 +117,16 @@ pub fn drive(engine: &Engine<'_>, plan: &Plan) -> Finished {
                     schedule.finish(id, schedule::Outcome::Failed);
                     let first = finished.failure.is_none() && !matches!(error, StepError::Cancelled(_));
                     if first {
+                        let fatal = !matches!(error, StepError::Lost(_));
                         finished.failure = Some((id, vertex, error));
-                        engine.cancel.cancel();
+                        if fatal {
+                            engine.cancel.cancel();
+                        }
                     }
                 }
             }
         }
     });
-    show_untouched_bases(engine, plan);
     finished
 }
 

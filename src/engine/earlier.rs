@@ -76,10 +76,13 @@ pub(super) fn why(job: &Job<'_>, facts: &Facts, key: StepKey) -> MissReason {
     if record(job.engine, key).is_some() {
         return MissReason::ResultGone;
     }
+    let text = plain_name(&job.step.name);
+    let elsewhere = job.engine.elsewhere.known().records.values().filter(|r| r.step == text).cloned();
     let nearest = places(job.engine, job.plan, job.id)
         .iter()
         .flat_map(|place| keys_at(job.engine, place).0.into_iter().rev())
         .filter_map(|k| record(job.engine, k))
+        .chain(elsewhere)
         .min_by_key(|r| distance(&r.facts, facts));
     let Some(nearest) = nearest else { return MissReason::FirstBuild };
     let reason = difference(&nearest.facts, facts, &|value| listing(job.engine, value));

@@ -22,6 +22,7 @@ use crate::transfer::Tree;
 mod copy;
 mod drive;
 mod earlier;
+pub mod elsewhere;
 pub mod explain;
 mod mounts;
 pub mod record;
@@ -32,7 +33,7 @@ pub mod stack;
 mod step;
 mod workdir;
 
-pub use drive::{Finished, StepReport, drive};
+pub use drive::{Finished, Memo, StepReport, drive};
 
 /// Gives the layers of base images, fetching what is not in the store yet.
 pub trait Bases: Send + Sync {
@@ -93,6 +94,8 @@ pub struct Engine<'a> {
     pub contexts: &'a BTreeMap<String, Arc<dyn Tree + Send + Sync>>,
     /// Base images.
     pub bases: &'a dyn Bases,
+    /// Results made elsewhere. Shared, because trees that are read lazily fetch through it.
+    pub elsewhere: Arc<dyn elsewhere::Elsewhere>,
     /// Downloads of ADD.
     pub fetcher: &'a Fetcher,
     /// Secrets by id; read at the edge.
@@ -126,6 +129,9 @@ pub enum StepError {
     /// Another step failed, or the user asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+    /// Files of a layer that was a hit cannot be had any more; the build goes back to the step that makes it.
+    #[error("{0}")]
+    Lost(String),
     /// A process ended with a status other than 0.
     #[error("process {command:?} did not complete successfully: exit code: {code}{remark}")]
     Exit {

@@ -13,6 +13,7 @@ use rbuild_cache::{LockGuard, LockKind};
 use rustix::fs::{Gid, Mode, Uid};
 
 use super::copy::{self, Selected};
+use super::elsewhere::Need;
 use super::record::Facts;
 use super::step::Job;
 use super::{Engine, StepError};
@@ -168,7 +169,7 @@ fn bound_trees(
 ) -> Result<(Vec<PathBuf>, String), StepError> {
     match from {
         From::Step(_) | From::Scratch => {
-            let ids = job.engine.layer_ids(job.plan, &job.stack_of(from))?;
+            let ids = job.engine.layer_ids(job.plan, &job.stack_of(from), Need::Files)?;
             Ok((trees(job.engine, &ids, scratch)?, source.to_owned()))
         }
         From::Context(_) => {

@@ -5,6 +5,7 @@
 use std::io::Read as _;
 
 use super::StepError;
+use super::elsewhere::Need;
 use super::explain::Listing;
 use super::mounts::{self, MountInputs};
 use super::record::{Facts, ROOT, StepLayer};
@@ -67,7 +68,7 @@ impl Work for RunWork<'_> {
         if op.insecure && !engine.options.allow_insecure {
             return Err(StepError::refused("security.insecure is not allowed"));
         }
-        let ids = engine.layer_ids(job.plan, &job.parent)?;
+        let ids = engine.layer_ids(job.plan, &job.parent, Need::Files)?;
         let account =
             account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, &op.user)?;
         let scratch = engine.store.temp_dir("run").map_err(|e| StepError::world("make a working directory", &e))?;

@@ -65,6 +65,15 @@ impl Stack {
         &self.0
     }
 
+    /// Those that steps made.
+    pub fn built(&self) -> Vec<StepLayer> {
+        let built = |layer: &StackLayer| match layer {
+            StackLayer::Built(layer) => Some(*layer),
+            StackLayer::Base { .. } => None,
+        };
+        self.0.iter().filter_map(built).collect()
+    }
+
     /// One identity for the whole stack: what later RUNs depend on.
     pub fn identity(&self) -> String {
         let mut facts = Facts::default();

@@ -9,7 +9,8 @@ use std::time::Instant;
 use rbuild_cache::digest::{LayerId, StepKey};
 use rbuild_cache::{Kind, LockKind};
 
-use super::drive::StepReport;
+use super::drive::{Memo, StepReport};
+use super::elsewhere::Need;
 use super::explain::{Listing, MissReason};
 use super::record::{Facts, StepLayer, StepRecord};
 use super::stack::{Stack, StackLayer};
@@ -60,13 +61,14 @@ pub(super) fn perform(
             vertex.start();
             vertex.finish(Outcome::Done);
         }
-        let report = StepReport { stack, layer: None, cached: true, reason: None, millis: 0, created: 0 };
+        let report = StepReport { stack, layer: None, memo: None, cached: true, reason: None, millis: 0, created: 0 };
         return (None, Ok(report));
     }
     let parent = step.parent.and_then(|p| inputs.get(&p)).map(|r| r.stack.clone()).unwrap_or_default();
     let vertex = engine.progress.vertex(step.name.clone(), &[]);
     let job = Job { engine, plan, id, step, parent, inputs, vertex: &vertex, priority };
     let begun = Instant::now();
+    let given_up = engine.elsewhere.given_up();
     let outcome = match &step.op {
         Op::Image(_) => unreachable!("handled above"),
         Op::Run(op) => job.memoized(&run::RunWork(op)),
@@ -74,18 +76,25 @@ pub(super) fn perform(
         Op::Workdir(op) => job.memoized(&workdir::WorkdirWork(op)),
     };
     let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let outcome = outcome.map(|Memoized { layer, created, reason }| StepReport {
-        stack: job.parent.with(layer),
-        layer: Some(layer),
+    let outcome = outcome.map(|Memoized { memo, reason }| StepReport {
+        stack: job.parent.with(memo.record.layer),
+        layer: Some(memo.record.layer),
         cached: reason.is_none(),
         reason,
         millis,
-        created,
+        created: memo.record.created,
+        memo: Some(Arc::new(memo)),
+    });
+    // Whatever failed while a layer was given up may have failed because of it.
+    let outcome = outcome.map_err(|error| match error {
+        error @ StepError::Cancelled(_) => error,
+        error if engine.elsewhere.given_up() > given_up => StepError::Lost(error.to_string()),
+        error => error,
     });
     vertex.finish(match &outcome {
         Ok(report) if report.cached => Outcome::Cached,
         Ok(_) => Outcome::Done,
-        Err(StepError::Cancelled(_)) => Outcome::Canceled,
+        Err(StepError::Cancelled(_) | StepError::Lost(_)) => Outcome::Canceled,
         Err(error) => Outcome::Error(error.to_string()),
     });
     (Some(vertex), outcome)
@@ -93,15 +102,14 @@ pub(super) fn perform(
 
 /// A step's result and where it came from.
 struct Memoized {
-    layer: StepLayer,
-    created: u64,
+    memo: Memo,
     /// Why it was worked; `None` if an earlier result was taken.
     reason: Option<MissReason>,
 }
 
 impl Memoized {
-    fn taken(record: &StepRecord) -> Self {
-        Self { layer: record.layer, created: record.created, reason: None }
+    fn taken(key: StepKey, alias: Option<String>, record: StepRecord) -> Self {
+        Self { memo: Memo { key, alias, record }, reason: None }
     }
 }
 
@@ -112,19 +120,18 @@ impl Job<'_> {
         let cheap = work.cheap(self)?.map(|facts| facts.input_key().to_string());
         if let Some(alias) = &cheap
             && !self.step.no_cache
-            && let Some(key) = self.alias(alias)
-            && let Some(record) = self.hit(key)
+            && let Some((key, record)) = self.alias(alias)
         {
-            return Ok(Memoized::taken(&record));
+            return Ok(Memoized::taken(key, cheap, record));
         }
         let (facts, prepared) = work.exact(self)?;
         let key = facts.step_key();
         if let Some(record) = self.taken(key, cheap.as_deref())? {
-            return Ok(Memoized::taken(&record));
+            return Ok(Memoized::taken(key, cheap, record));
         }
         let _lock = self.lock(key)?;
         if let Some(record) = self.taken(key, cheap.as_deref())? {
-            return Ok(Memoized::taken(&record));
+            return Ok(Memoized::taken(key, cheap, record));
         }
         for (digest, listing) in work.listings(&prepared) {
             earlier::keep_listing(self.engine, digest, listing)?;
@@ -138,6 +145,7 @@ impl Job<'_> {
         let (mut layer, mut created) = (work.make(self, prepared)?, self.engine.options.now);
         if let Some(older) = self.hit(key)
             && older.layer.tree == layer.tree
+            && self.engine.usable(&older.layer.id)
         {
             // Early cut-off: the same files as before, so the older layer stays and with it times and digests.
             (layer, created) = (older.layer, older.created);
@@ -156,7 +164,7 @@ impl Job<'_> {
             self.put(Kind::Alias, alias, key.to_string().as_bytes())?;
         }
         earlier::remember(self, key)?;
-        Ok(Memoized { layer, created, reason: Some(reason) })
+        Ok(Memoized { memo: Memo { key, alias: cheap, record }, reason: Some(reason) })
     }
 
     /// The recorded layer under `key`, with the alias pointing at it from now on.
@@ -172,15 +180,28 @@ impl Job<'_> {
         Ok(Some(record))
     }
 
-    /// The record under `key` if its layer can still be had. A damaged record counts as none.
+    /// The record under `key` if its layer can still be had. A damaged record counts as none. One from elsewhere is kept, so
+    /// that it is there when its layer has been fetched.
     pub(super) fn hit(&self, key: StepKey) -> Option<StepRecord> {
-        let record = earlier::record(self.engine, key)?;
-        self.engine.usable(&record.layer.id).then_some(record)
+        let here = earlier::record(self.engine, key);
+        if let Some(record) = here.filter(|record| self.engine.attainable(&record.layer.id)) {
+            return Some(record);
+        }
+        let record = self.engine.elsewhere.known().records.get(&key)?;
+        if !self.engine.attainable(&record.layer.id) {
+            return None;
+        }
+        let bytes = serde_json::to_vec(record).expect("plain data serialises");
+        self.put(Kind::Record, &key.to_string(), &bytes).ok()?;
+        Some(record.clone())
     }
 
-    fn alias(&self, name: &str) -> Option<StepKey> {
-        let bytes = self.engine.store.get(Kind::Alias, name).ok()??;
-        std::str::from_utf8(&bytes).ok()?.parse().ok()
+    /// What the name of whole inputs leads to.
+    fn alias(&self, name: &str) -> Option<(StepKey, StepRecord)> {
+        let bytes = self.engine.store.get(Kind::Alias, name).ok().flatten();
+        let here = bytes.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.parse().ok());
+        let elsewhere = self.engine.elsewhere.known().aliases.get(name).copied();
+        here.into_iter().chain(elsewhere).find_map(|key| Some((key, self.hit(key)?)))
     }
 
     fn put(&self, kind: Kind, name: &str, bytes: &[u8]) -> Result<(), StepError> {
@@ -221,8 +242,8 @@ impl Job<'_> {
 }
 
 impl Engine<'_> {
-    /// The layers of a stack, from the bottom; base layers are fetched if they are not in the store.
-    pub(super) fn layer_ids(&self, plan: &Plan, stack: &Stack) -> Result<Vec<LayerId>, StepError> {
+    /// The layers of a stack, from the bottom; what is needed of them is fetched if it is not in the store.
+    pub(super) fn layer_ids(&self, plan: &Plan, stack: &Stack, need: Need) -> Result<Vec<LayerId>, StepError> {
         let mut ids = Vec::with_capacity(stack.layers().len());
         for layer in stack.layers() {
             ids.push(match layer {
@@ -230,6 +251,7 @@ impl Engine<'_> {
                 StackLayer::Base { base, index } => self.base_layers(plan, base)?[*index],
             });
         }
+        self.ensure(&ids, need)?;
         Ok(ids)
     }
 

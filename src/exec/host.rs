@@ -4,8 +4,6 @@
 //! a user namespace there is none, and the same code runs here. Unlike the launcher it stays in the terminal's session,
 //! so that ssh can ask for a passphrase.
 
-#![expect(clippy::disallowed_methods, reason = "the one place where programs of the host are started")]
-
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,6 +25,8 @@ pub struct HostCommand {
     pub argv: Vec<OsString>,
     /// Variables besides those rbuild was started with.
     pub env: Vec<(OsString, OsString)>,
+    /// Variables that are not passed on.
+    pub unset: Vec<OsString>,
     /// Working directory, rbuild's if not given.
     pub cwd: Option<PathBuf>,
     /// What it reads.
@@ -44,7 +44,7 @@ pub struct HostOutput {
     pub stderr: Vec<u8>,
 }
 
-wire_struct!(HostCommand { argv, env, cwd, stdin });
+wire_struct!(HostCommand { argv, env, unset, cwd, stdin });
 wire_struct!(HostOutput { code, stdout, stderr });
 
 /// Where programs of the host are started from.
@@ -167,7 +167,11 @@ fn answer(memory: OwnedFd, socket: &OwnedFd) -> io::Result<()> {
 fn execute(command: &HostCommand, stopped: &dyn Fn() -> bool) -> io::Result<HostOutput> {
     let [program, arguments @ ..] = command.argv.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
     let mut start = Command::new(program);
-    start.args(arguments).envs(command.env.iter().map(|(key, value)| (key, value)));
+    start.args(arguments);
+    for name in &command.unset {
+        start.env_remove(name);
+    }
+    start.envs(command.env.iter().map(|(key, value)| (key, value)));
     start.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if let Some(cwd) = &command.cwd {
         start.current_dir(cwd);
@@ -213,6 +217,7 @@ mod tests {
         HostCommand {
             argv: argv.iter().map(OsString::from).collect(),
             env: vec![("ANSWER".into(), "42".into())],
+            unset: vec!["HOME".into()],
             cwd: Some("/".into()),
             stdin: stdin.to_vec(),
         }
@@ -220,7 +225,7 @@ mod tests {
 
     #[test]
     fn gives_input_and_takes_output() {
-        let script = "echo $ANSWER; pwd; cat >&2; exit 3";
+        let script = "echo $ANSWER$HOME; pwd; cat >&2; exit 3";
         let big = vec![b'x'; 200_000];
         let output = Host::here().run(&command(&["sh", "-c", script], &big), &Cancel::new()).expect("runs");
         assert_eq!((output.code, output.stdout.as_slice(), output.stderr.len()), (3, b"42\n/\n".as_slice(), big.len()));

@@ -5,6 +5,7 @@
 //! one another or from rbuild. Everything is undone by directory descriptors that were opened before the step ran: paths
 //! may lead anywhere after it.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -34,7 +35,8 @@ pub(crate) struct Placed {
     root: PathBuf,
     copier: Copied,
     beside: TempDir,
-    _forwarders: Vec<Forwarder>,
+    names: Cell<u32>,
+    forwarders: Vec<Forwarder>,
 }
 
 /// One entry and its way back.
@@ -69,7 +71,8 @@ pub(crate) fn place(root: &Path, process: &Process, xattrs: OverlayXattrs) -> io
         root: root.to_owned(),
         copier: Copied { xattrs },
         beside: tempfile::Builder::new().prefix("placed-").tempdir_in(beside)?,
-        _forwarders: Vec::new(),
+        names: Cell::new(0),
+        forwarders: Vec::new(),
     };
     let mut rooted = Rooted::at(root)?;
     let result = placed.all(&mut rooted, process);
@@ -138,7 +141,7 @@ impl Placed {
                 let path = self.fresh();
                 let listener = std::os::unix::net::UnixListener::bind(&path)?;
                 owned(&path, *mode, *uid, *gid)?;
-                self._forwarders.push(Forwarder::start(listener.into(), source.clone())?);
+                self.forwarders.push(Forwarder::start(listener.into(), source.clone())?);
                 self.put(rooted, target, &path, Back::Nowhere)
             }
             MountKind::Stack { .. } | MountKind::Discard { .. } => Err(io::Error::other("copied before")),
@@ -191,11 +194,11 @@ impl Placed {
         Ok(())
     }
 
+    /// A name not used before.
     fn fresh(&self) -> PathBuf {
-        // Names are never given back, so counting what is there would do only once.
-        let name =
-            (0_u32..).map(|number| self.beside.path().join(number.to_string())).find(|path| lstat(path).is_err());
-        name.unwrap_or_else(|| self.beside.path().join("last"))
+        let number = self.names.get();
+        self.names.set(number + 1);
+        self.beside.path().join(number.to_string())
     }
 
     fn file(&self, content: &[u8], mode: u32, uid: u32, gid: u32) -> io::Result<PathBuf> {
@@ -207,6 +210,7 @@ impl Placed {
 
     /// Takes everything away again and puts back what was there; gives the paths that had been made.
     pub(crate) fn undo(mut self) -> io::Result<Vec<String>> {
+        drop(std::mem::take(&mut self.forwarders));
         // What the step changed is known by the times that our own changes are about to alter.
         let mut times = Vec::new();
         for (fd, parent) in self.parents.drain(..) {

@@ -17,6 +17,7 @@ mod seccomp;
 mod session;
 mod step;
 mod stubs;
+mod terminal;
 mod userns;
 mod wire;
 
@@ -67,7 +68,8 @@ pub struct Process {
 pub enum Stdio {
     /// stdin is /dev/null; stdout and stderr go to the sink given to `run`.
     Captured,
-    /// rbuild's own three (for `rbuild run` and shells).
+    /// rbuild's own three (for `rbuild run` and shells); if they are a terminal, the process gets one of its own that is
+    /// connected to it.
     Inherited,
 }
 

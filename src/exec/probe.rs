@@ -23,10 +23,12 @@ pub(crate) struct Found {
     pub(crate) overlay: Option<String>,
     /// A /proc of the step's own processes can be mounted.
     pub(crate) proc: Option<String>,
+    /// Anything can be mounted at all.
+    pub(crate) mounts: Option<String>,
 }
 
 wire_struct!(Question { directory, ground });
-wire_struct!(Found { overlay, proc });
+wire_struct!(Found { overlay, proc, mounts });
 
 /// Tries, tells, and ends.
 pub(crate) fn main(question: &OwnedFd, socket: &OwnedFd) -> ! {

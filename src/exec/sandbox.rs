@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,8 +14,10 @@ use super::launcher::{self, Request};
 use super::probe::{Found, Question};
 use super::step::{Ground, Report, Spec};
 use super::stubs::Stubs;
+use super::terminal::Terminal;
 use super::{
-    ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel, memory, wire,
+    ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel, memory,
+    terminal, wire,
 };
 use crate::cancel::Cancel;
 use crate::snapshot::OverlayXattrs;
@@ -31,6 +34,8 @@ pub struct Sandbox {
     control: OwnedFd,
     launcher: kernel::Child,
     ground: Ground,
+    /// Whether steps may mount anything; believed until tried.
+    mounts: AtomicBool,
     /// Held while a step runs that changes its root's surroundings.
     in_place: Mutex<()>,
 }
@@ -39,7 +44,7 @@ impl Sandbox {
     /// Forks the launcher; the process must still be single-threaded.
     pub(crate) fn start(ground: Ground) -> io::Result<Self> {
         let (control, launcher) = launcher::start(ground)?;
-        Ok(Self { control, launcher, ground, in_place: Mutex::new(()) })
+        Ok(Self { control, launcher, ground, mounts: AtomicBool::new(ground.mounts), in_place: Mutex::new(()) })
     }
 
     /// Tries what can be mounted, with an overlay in `directory` (see [`Question::directory`]).
@@ -50,7 +55,9 @@ impl Sandbox {
         wire::send(&self.control, &[Request::Probe.byte()], &[question.as_fd(), theirs.as_fd()])?;
         drop(theirs);
         let (bytes, _) = wire::receive(&ours)?;
-        wire::decode(&bytes)
+        let found: Found = wire::decode(&bytes)?;
+        self.mounts.store(self.ground.mounts && found.mounts.is_none(), Ordering::Relaxed);
+        Ok(found)
     }
 }
 
@@ -79,7 +86,7 @@ impl Executor for Sandbox {
                 let mut process = process.clone();
                 let beside = path.parent().unwrap_or(path);
                 let copies = copies::copied(&mut process, beside, self.xattrs()).map_err(setup)?;
-                if self.ground.namespaces {
+                if self.mounts.load(Ordering::Relaxed) {
                     let end = self.run_in(root, process, output, cancel)?;
                     drop(copies);
                     let removed = end.stubs.remove(path).map_err(setup)?;
@@ -102,7 +109,9 @@ impl Sandbox {
 
     fn run_in(&self, root: &Root, process: Process, output: Output<'_>, cancel: &Cancel) -> Result<End, ExecError> {
         let kills_before = memory::kills();
-        let spec = Spec { root: root.clone(), process, ground: self.ground };
+        let ground = Ground { mounts: self.mounts.load(Ordering::Relaxed), ..self.ground };
+        let terminal = process.stdio == Stdio::Inherited && terminal::is_ours();
+        let spec = Spec { root: root.clone(), process, ground, terminal };
         let mut running = Running::start(&self.control, &spec).map_err(ExecError::Launcher)?;
         let mut end = running.wait(&spec.process.mounts, output, cancel).map_err(ExecError::Launcher)?;
         end.out_of_memory = end.code != 0 && memory::kills() > kills_before;
@@ -168,18 +177,31 @@ impl Running {
         let mut end = End { code: 0, stubs: Stubs::default(), fault: None, out_of_memory: false };
         let mut forwarders = Vec::new();
         let mut told_to_stop = false;
+        let mut terminal: Option<Terminal> = None;
         let mut buffer = vec![0; CHUNK];
         loop {
             let mut polled = vec![PollFd::new(&self.socket, PollFlags::IN)];
             polled.extend(
                 [&self.stdout, &self.stderr].into_iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)),
             );
+            let sources = terminal.as_ref().map(Terminal::sources).unwrap_or_default();
+            polled.extend(sources.iter().map(|source| PollFd::new(source, PollFlags::IN)));
             match poll(&mut polled, Some(&CANCEL_CHECK)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
             let told = !polled[0].revents().is_empty();
+            // A terminal comes without pipes, so standard input is second.
+            let typed = !sources.is_empty() && !polled[1].revents().is_empty();
             drop(polled);
+            drop(sources);
+            if let Some(terminal) = &mut terminal {
+                terminal.print(&mut buffer)?;
+                if typed {
+                    terminal.type_in(&mut buffer)?;
+                }
+                terminal.resize();
+            }
             // The output before the news: what a step wrote before it ended comes before its end.
             pass_on(&mut self.stdout, Stream::Stdout, &mut buffer, output)?;
             pass_on(&mut self.stderr, Stream::Stderr, &mut buffer, output)?;
@@ -202,6 +224,7 @@ impl Running {
                 Report::Ready { stubs } => end.stubs = stubs,
                 Report::Setup { text } => end.fault = Some(ExecError::Setup(text)),
                 Report::NotExecutable { text } => end.fault = Some(ExecError::NotExecutable(text)),
+                Report::Terminal => terminal = fds.into_iter().next().map(Terminal::connect).transpose()?,
                 Report::Listener { mount } => {
                     if let (Some(MountKind::Socket { source, .. }), Some(listener)) =
                         (mounts.get(mount as usize).map(|mount| &mount.kind), fds.into_iter().next())
@@ -211,6 +234,9 @@ impl Running {
                 }
                 Report::Ended { code, signal } => {
                     end.code = if signal == 0 { code } else { 128 + signal };
+                    if let Some(terminal) = &mut terminal {
+                        terminal.print(&mut buffer)?;
+                    }
                     // All writers are gone, so what is in the pipes is all there will be.
                     pass_on(&mut self.stdout, Stream::Stdout, &mut buffer, output)?;
                     pass_on(&mut self.stderr, Stream::Stderr, &mut buffer, output)?;

@@ -67,6 +67,13 @@ pub struct Mode {
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let trees = if self.found.overlay.is_none() { "overlay" } else { "copied trees" };
+        if let (Some(why), Privilege::Root | Privilege::UserNamespace(_)) = (&self.found.mounts, &self.privilege) {
+            return write!(
+                f,
+                "no mounts, copied trees, one RUN at a time: {why}; allow mount(2) (CAP_SYS_ADMIN, and a seccomp or AppArmor \
+                 profile that lets it through)"
+            );
+        }
         match &self.privilege {
             Privilege::Root => write!(f, "root, {trees}")?,
             Privilege::UserNamespace(Ids::Many) => write!(f, "rootless, {trees}")?,
@@ -127,7 +134,7 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
         return Ok(session(None, Host::here(), Privilege::NotAsked));
     }
     if root {
-        let ground = Ground { namespaces: true, ..here() };
+        let ground = Ground { namespaces: true, mounts: true, ..here() };
         match Sandbox::start(ground) {
             Ok(sandbox) => return Ok(session(Some(sandbox), Host::here(), Privilege::Root)),
             // A container's root, without the capability.
@@ -150,14 +157,14 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
         return Ok(session(None, host, privilege));
     }
     let why = match ids {
-        Ok(ids) => match Sandbox::start(Ground { namespaces: true, ..here() }) {
+        Ok(ids) => match Sandbox::start(Ground { namespaces: true, mounts: true, ..here() }) {
             Ok(sandbox) => return Ok(session(Some(sandbox), host, Privilege::UserNamespace(ids))),
             // Made, but without any right in it: some security modules do that.
             Err(error) => format!("make a PID namespace: {error}"),
         },
         Err(why) => why,
     };
-    let sandbox = Sandbox::start(Ground { namespaces: false, ..here() }).map_err(EnterError::Fork)?;
+    let sandbox = Sandbox::start(here()).map_err(EnterError::Fork)?;
     Ok(session(Some(sandbox), host, Privilege::Refused(why)))
 }
 
@@ -169,6 +176,7 @@ fn here() -> Ground {
         user_namespace: ranges != [(0, 0, u32::MAX)],
         one_id: matches!(ranges.as_slice(), [(_, _, 1)]),
         namespaces: false,
+        mounts: false,
     }
 }
 
@@ -236,8 +244,10 @@ impl Session {
 
     fn found(&self, scratch: &Path) -> &Found {
         self.found.get_or_init(|| {
-            let failed =
-                |error: &dyn fmt::Display| Found { overlay: Some(error.to_string()), proc: Some(error.to_string()) };
+            let failed = |error: &dyn fmt::Display| {
+                let why = Some(error.to_string());
+                Found { overlay: why.clone(), proc: why.clone(), mounts: why }
+            };
             let Some(sandbox) = &self.sandbox else { return failed(&"no sandbox") };
             let attempt = || -> io::Result<Found> {
                 let directory = tempfile::Builder::new().prefix("probe-").tempdir_in(scratch)?;
@@ -272,7 +282,7 @@ mod tests {
     use super::*;
 
     fn mode(privilege: Privilege, overlay: Option<&str>) -> String {
-        Mode { privilege, found: Found { overlay: overlay.map(str::to_owned), proc: None } }.to_string()
+        Mode { privilege, found: Found { overlay: overlay.map(str::to_owned), ..Found::default() } }.to_string()
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) struct Moment {
 impl Moment {
     /// When the content was last changed.
     pub(crate) fn of(stat: &Stat) -> Self {
-        Self { seconds: stat.st_mtime as i64, nanoseconds: stat.st_mtime_nsec as i64 }
+        Self { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as i64 }
     }
 }
 

@@ -120,13 +120,12 @@ pub(crate) fn ranges(map: &str) -> Ranges {
 }
 
 /// Runs in the host process: writes the maps of the namespace that process `pid` is in.
-#[expect(clippy::disallowed_methods, reason = "newuidmap is the interface")]
 pub(crate) fn write_maps(pid: i32, maps: &Maps) -> Result<(), String> {
     // Groups first: of the two it is the one whose failure leaves all choices open.
     for (file, program, ranges) in [("gid_map", "newgidmap", &maps.gids), ("uid_map", "newuidmap", &maps.uids)] {
         if maps.direct {
-            let text: String =
-                ranges.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}\n")).collect();
+            let lines = ranges.iter().map(|(inside, outside, count)| format!("{inside} {outside} {count}"));
+            let text = lines.collect::<Vec<_>>().join("\n");
             std::fs::write(format!("/proc/{pid}/{file}"), text).map_err(|error| format!("write {file}: {error}"))?;
             continue;
         }

@@ -1,10 +1,15 @@
-//! Files from http(s) addresses, for ADD and remote contexts: revalidated, verified, kept in the store.
+//! Files from http(s) addresses and git repositories, for ADD and remote contexts: revalidated, verified, kept in the store.
 //!
-//! Knows no Dockerfile and no registry. What a server said (ETag, Last-Modified, digest) is remembered per address, so that an
+//! Knows no Dockerfile and no registry. http is here, repositories are in [`git`]. What a server said (ETag, Last-Modified, digest) is remembered per address, so that an
 //! unchanged file costs one conditional request, and with a `checksum` that is already in the store none at all.
 
+pub mod git;
+pub mod program;
+
+use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::sync::OnceLock;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rbuild_cache::digest::{Blake3, BlobDigest, Sha256};
@@ -12,6 +17,8 @@ use rbuild_cache::{Kind, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
+use git::Git;
+use program::Runner;
 
 /// Redirects followed before giving up.
 const MAX_REDIRECTS: usize = 10;
@@ -25,12 +32,58 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Fetched {
     /// Its bytes.
     pub digest: BlobDigest,
+    /// The same bytes as trees and keys name them.
+    pub content: Blake3,
     /// How many.
     pub size: u64,
     /// `Last-Modified` as seconds since 1970, if the server said so.
     pub last_modified: Option<i64>,
     /// `ETag` as sent.
     pub etag: Option<String>,
+}
+
+/// What the user lets fetching use; read at the edge.
+#[derive(Clone, Default)]
+pub struct Access {
+    /// Secrets by id; those with known names become credentials.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Socket of the ssh agent.
+    pub ssh_agent: Option<PathBuf>,
+    /// The user has told git by its environment how to call ssh.
+    pub own_ssh: bool,
+    /// Entries of git's configuration that are in the environment already (`GIT_CONFIG_COUNT`).
+    pub config_entries: usize,
+}
+
+impl std::fmt::Debug for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.secrets.keys().collect();
+        f.debug_struct("Access").field("secrets", &names).field("ssh_agent", &self.ssh_agent).finish_non_exhaustive()
+    }
+}
+
+impl Access {
+    /// What to send as `Authorization` to the host of an address: the secret `HTTP_AUTH_TOKEN_<host>` or
+    /// `HTTP_AUTH_HEADER_<host>` (D150). As with BuildKit the token wins.
+    fn authorization(&self, address: &str) -> Result<Option<String>, FetchError> {
+        let parsed = url::Url::parse(address).ok();
+        let Some(host) = parsed.as_ref().and_then(url::Url::host_str) else { return Ok(None) };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        for (name, scheme) in [(format!("HTTP_AUTH_TOKEN_{host}"), "Bearer "), (format!("HTTP_AUTH_HEADER_{host}"), "")]
+        {
+            if let Some(secret) = self.secrets.get(&name) {
+                let value = header_value(secret).ok_or(FetchError::BadSecret(name))?;
+                return Ok(Some(format!("{scheme}{value}")));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A secret as (part of) a header's value: without the newline at its end that files have; `None` if it cannot be one.
+fn header_value(secret: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(secret).ok()?.trim_end_matches(['\r', '\n']);
+    (!text.chars().any(char::is_control)).then(|| text.to_owned())
 }
 
 /// A download failed.
@@ -57,6 +110,9 @@ pub enum FetchError {
         /// Digest asked for.
         expected: String,
     },
+    /// A secret has line breaks or the like in it.
+    #[error("secret {0} cannot be sent in a header")]
+    BadSecret(String),
     /// `--checksum` is not a digest we can check.
     #[error("invalid checksum {0:?}: expected sha256:<64 hex digits>")]
     BadChecksum(String),
@@ -84,12 +140,28 @@ pub struct Fetcher {
     store: Store,
     runtime: tokio::runtime::Handle,
     client: OnceLock<reqwest::Client>,
+    access: Arc<Access>,
+    git: Git,
 }
 
 impl Fetcher {
-    /// Downloads go to `store`; waiting is done on `runtime`. Nothing is opened before the first download.
-    pub fn new(store: Store, runtime: tokio::runtime::Handle) -> Self {
-        Self { store, runtime, client: OnceLock::new() }
+    /// Downloads go to `store`; waiting is done on `runtime`, programs are run by `runner`. Nothing is opened before the
+    /// first download.
+    pub fn new(store: Store, runtime: tokio::runtime::Handle, runner: Runner, access: Access) -> Self {
+        let access = Arc::new(access);
+        let git = Git::new(store.clone(), runner, access.clone());
+        Self { store, runtime, client: OnceLock::new(), access, git }
+    }
+
+    /// Repositories.
+    pub fn git(&self) -> &Git {
+        &self.git
+    }
+
+    /// Opens what was downloaded.
+    pub fn open(&self, fetched: &Fetched) -> std::io::Result<fs_err::File> {
+        let file = self.store.open_blob(&fetched.digest).map_err(std::io::Error::other)?;
+        file.ok_or_else(|| std::io::ErrorKind::NotFound.into())
     }
 
     /// The file at `url`. `checksum` is `sha256:…`; with it a file that is in the store already needs no request.
@@ -110,10 +182,11 @@ impl Fetcher {
         {
             return Ok(known.clone());
         }
+        let authorization = self.access.authorization(url)?;
         let mut wait = Duration::from_millis(500);
         for attempt in 1.. {
             cancel.check()?;
-            match self.runtime.block_on(self.once(url, known.as_ref(), progress, cancel)) {
+            match self.runtime.block_on(self.once(url, known.as_ref(), authorization.as_deref(), progress, cancel)) {
                 Ok(fetched) => {
                     if let Some(expected) = expected
                         && expected != fetched.digest
@@ -138,12 +211,16 @@ impl Fetcher {
         &self,
         url: &str,
         known: Option<&Fetched>,
+        authorization: Option<&str>,
         progress: &dyn Fn(u64, u64),
         cancel: &Cancel,
     ) -> Result<Fetched, FetchError> {
         let network = |source| FetchError::Network { url: url.to_owned(), source };
         let client = self.client()?;
         let mut request = client.get(url);
+        if let Some(value) = authorization {
+            request = request.header("Authorization", value);
+        }
         if let Some(etag) = known.and_then(|k| k.etag.as_deref()) {
             request = request.header("If-None-Match", etag);
         } else if let Some(time) = known.and_then(|k| k.last_modified) {
@@ -167,15 +244,17 @@ impl Fetcher {
         let total = response.content_length().unwrap_or(0);
         let store = |reason: String| FetchError::Store { url: url.to_owned(), reason };
         let mut blob = self.store.blob_writer().map_err(|e| store(e.to_string()))?;
-        let mut received = 0;
+        let (mut received, mut hasher) = (0, blake3::Hasher::new());
         while let Some(chunk) = response.chunk().await.map_err(network)? {
             cancel.check()?;
             blob.write_all(&chunk).map_err(|e| store(e.to_string()))?;
+            hasher.update(&chunk);
             received += chunk.len() as u64;
             progress(received, total);
         }
         let (digest, size) = blob.commit(None).map_err(|e| store(e.to_string()))?;
-        Ok(Fetched { digest, size, last_modified, etag })
+        let content = Blake3(*hasher.finalize().as_bytes());
+        Ok(Fetched { digest, content, size, last_modified, etag })
     }
 
     fn client(&self) -> Result<&reqwest::Client, FetchError> {
@@ -219,6 +298,32 @@ fn worth_retrying(error: &FetchError) -> bool {
         FetchError::Cancelled(_)
         | FetchError::Checksum { .. }
         | FetchError::BadChecksum(_)
+        | FetchError::BadSecret(_)
         | FetchError::Store { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_host_become_its_header() {
+        let secret = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        let secrets = [
+            secret("HTTP_AUTH_HEADER_a.b", "basic x\n"),
+            secret("HTTP_AUTH_TOKEN_both", "t"),
+            secret("HTTP_AUTH_HEADER_both", "h"),
+            secret("HTTP_AUTH_TOKEN_bad", "x\ny"),
+        ];
+        let access = Access { secrets: secrets.into_iter().collect(), ..Access::default() };
+        let check = |address: &str| access.authorization(address).expect("good");
+        assert_eq!(check("https://a.b:8080/c").as_deref(), Some("basic x"));
+        assert_eq!(check("https://both/").as_deref(), Some("Bearer t"));
+        assert_eq!(check("https://b/"), None);
+        assert_eq!(check("nonsense"), None);
+        let text = access.authorization("http://bad/").expect_err("newline").to_string();
+        assert_eq!(text, "secret HTTP_AUTH_TOKEN_bad cannot be sent in a header");
+        assert!(!format!("{access:?}").contains("basic"));
     }
 }

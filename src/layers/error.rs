@@ -69,6 +69,14 @@ pub enum LayerError {
         /// Of the bytes at hand.
         actual: DiffId,
     },
+    /// A layer that should be one of ours has other entries or times.
+    #[error("layer has other entries: {expected} expected, {actual} found")]
+    LayerIdMismatch {
+        /// What it was called.
+        expected: LayerId,
+        /// What it is.
+        actual: LayerId,
+    },
     /// Entries of a foreign tar contradict one another.
     #[error("invalid layer at offset {offset}: {reason}")]
     Inconsistent {

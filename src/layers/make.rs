@@ -7,8 +7,8 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rbuild_cache::digest::{BlobDigest, DiffId, LayerId, Sha256};
-use rbuild_cache::{BlobWriter, LockKind, TempDir};
+use rbuild_cache::digest::{BlobDigest, DiffId, LayerId, Sha256, TreeId};
+use rbuild_cache::{BlobWriter, Kind, LockKind, TempDir};
 use sha2::Digest as _;
 
 use super::error::{LayerError, Result};
@@ -163,6 +163,32 @@ impl Layers {
         self.save_foreign(unpacked, &tree, origin).map(Some)
     }
 
+    /// Takes back a layer that rbuild made, here or elsewhere: its tar, plain or compressed. Its tree is made on the way and
+    /// becomes its home. What comes is a claim: nothing is published unless tar, meaning and times are those its names say.
+    pub fn import_built(&self, id: &LayerId, diff_id: DiffId, blob: Box<dyn Read + Send>) -> Result<Record> {
+        let _lock = self.lock(id)?;
+        if let Some(record) = self.record(id)?
+            && self.has_form(&record)?
+        {
+            return Ok(record);
+        }
+        let (unpacked, tree) = self.unpack_foreign(blob, Some(diff_id))?;
+        let tree_id = named(id, &unpacked.index)?;
+        self.store.publish_tree_sized(id, tree.at(), unpacked.bytes)?;
+        let origin = Origin::Built { home: self.home_of(id, Home::Tree)? };
+        self.save(Record { id: *id, tree_id, diff_id, size: unpacked.size, origin }, unpacked.index)
+    }
+
+    /// Takes the index of a layer that rbuild made, in its stored form, and returns what the layer means. An index of other
+    /// entries than `id` names is refused.
+    pub fn import_index(&self, id: &LayerId, bytes: &[u8]) -> Result<TreeId> {
+        let index = Index::decode(bytes)?;
+        let tree_id = named(id, &index)?;
+        self.store.put(Kind::Index, &id.to_string(), bytes)?;
+        self.keep(id, index);
+        Ok(tree_id)
+    }
+
     /// The record of a layer whose bytes are here already.
     fn already_here(&self, expected: Option<DiffId>) -> Result<Option<Record>> {
         let record = expected.map(|diff_id| self.by_diff_id(&diff_id)).transpose()?.flatten();
@@ -220,6 +246,15 @@ impl Layers {
 pub(super) fn plain(input: Box<dyn Read + Send>) -> Result<(Box<dyn Read + Send>, Option<crate::tar::Compression>)> {
     compression::plain(Box::new(BufReader::with_capacity(256 << 10, input)))
         .map_err(|source| LayerError::Stream { operation: "read layer", source })
+}
+
+/// Whether `id` names a layer of just these entries; what the layer means.
+fn named(id: &LayerId, index: &Index) -> Result<TreeId> {
+    let tree_id = index.tree_id();
+    match index.layer_id_of(&tree_id) {
+        actual if actual == *id => Ok(tree_id),
+        actual => Err(LayerError::LayerIdMismatch { expected: *id, actual }),
+    }
 }
 
 pub(super) fn verify(expected: Option<DiffId>, actual: DiffId) -> Result<()> {

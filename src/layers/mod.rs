@@ -182,6 +182,14 @@ impl Layers {
         self.loaded(id).map(|loaded| loaded.index)
     }
 
+    /// Whether the entries of a layer are known, be the layer here or not.
+    pub fn has_index(&self, id: &LayerId) -> Result<bool> {
+        if self.loaded.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id) {
+            return Ok(true);
+        }
+        Ok(self.store.contains(Kind::Index, &id.to_string())?)
+    }
+
     fn loaded(&self, id: &LayerId) -> Result<Loaded> {
         let cached = |layers: &Self| layers.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
         if let Some(loaded) = cached(self) {

@@ -56,9 +56,10 @@ impl BuildError {
     pub fn world(doing: impl Into<String>, error: &dyn std::error::Error) -> Self {
         match StepError::world(doing, error) {
             StepError::World { doing, reason } => Self::World { doing, reason },
-            other @ (StepError::Cancelled(_) | StepError::Exit { .. } | StepError::Refused { .. }) => {
-                Self::World { doing: "build".to_owned(), reason: other.to_string() }
-            }
+            other @ (StepError::Cancelled(_)
+            | StepError::Lost(_)
+            | StepError::Exit { .. }
+            | StepError::Refused { .. }) => Self::World { doing: "build".to_owned(), reason: other.to_string() },
         }
     }
 }

@@ -19,15 +19,17 @@ pub use error::BuildError;
 pub use resolve::{Asked, Resolution, resolve, resolve_plan};
 
 use crate::cancel::Cancel;
-use crate::catalog::pull::{Policy, Puller};
 use crate::catalog::{Image, ImageLayer};
+use crate::catalog::pull::{Policy, Puller};
 use crate::dockerfile;
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::engine::explain::MissReason;
+use crate::engine::record::StepLayer;
 use crate::engine::slots::Slots;
 use crate::engine::stack::{Stack, StackLayer};
-use crate::engine::{self, Engine, Finished, Options};
+use crate::engine::{self, Engine, Finished, Options, StepError};
 use crate::event::{Outcome, Progress};
+use crate::exchange;
 use crate::exec::Executor;
 use crate::fetch::Fetcher;
 use crate::image;
@@ -80,6 +82,12 @@ pub struct Spec<'a> {
     pub agents: &'a BTreeMap<String, PathBuf>,
     /// How steps are done.
     pub options: &'a Options,
+    /// Caches to look into.
+    pub cache_from: &'a [exchange::spec::Source],
+    /// What layers are needed as that are only in caches.
+    pub form: exchange::Form,
+    /// Results go into the images' configs.
+    pub inline_cache: bool,
 }
 
 impl std::fmt::Debug for Spec<'_> {
@@ -99,6 +107,18 @@ pub struct Built {
     pub epoch: Option<i64>,
     /// What happened to each step, in the order of the plan.
     pub steps: Vec<StepSummary>,
+    /// What caches are made of.
+    pub results: exchange::Results,
+    /// What came from caches.
+    pub imported: Arc<exchange::Imported>,
+}
+
+impl Built {
+    /// Whether some layer of the images is nowhere but, perhaps, in a cache.
+    pub fn only_elsewhere(&self) -> bool {
+        let mut layers = self.images.iter().flat_map(|(_, image)| &image.layers);
+        layers.any(|layer| self.imported.is_only_elsewhere(&layer.layer))
+    }
 }
 
 /// What happened to a step, for `explain`.
@@ -124,10 +144,12 @@ const LAST_BUILD: &str = "last-build";
 /// Builds the image, for each of `platforms` if there are any. Platforms are built side by side; a step that is the same for
 /// several is done once, by whoever comes first.
 pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Result<Built, BuildError> {
+    let World { puller, layers, runtime, progress, cancel, .. } = world;
+    let caches = exchange::Pending::start(spec.cache_from, platforms, puller, layers, runtime, progress, cancel);
     let file = load(world, spec)?;
     let slots = Slots::new(spec.options.jobs);
     let shown = Mutex::default();
-    let common = Common { world, spec, file: &file, slots: &slots, shown_contexts: &shown };
+    let common = Common { world, spec, file: &file, slots: &slots, shown_contexts: &shown, caches: &caches };
     let results: Vec<Result<One, BuildError>> = match platforms {
         [] | [_] => vec![common.one(spec.plan)],
         several => std::thread::scope(|scope| {
@@ -139,13 +161,21 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Resu
             running.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         }),
     };
-    let mut built = Built { images: Vec::new(), lints: Vec::new(), epoch: None, steps: Vec::new() };
+    let mut built = Built {
+        images: Vec::new(),
+        lints: Vec::new(),
+        epoch: None,
+        steps: Vec::new(),
+        results: exchange::Results::default(),
+        imported: caches.imported(),
+    };
     let mut failure = None;
     for result in results {
         match result {
             Ok(one) => {
                 built.epoch = one.epoch;
                 built.steps.extend(one.steps);
+                built.results.extend(one.results);
                 if built.lints.is_empty() {
                     built.lints = one.lints;
                 }
@@ -179,6 +209,7 @@ struct Common<'a> {
     file: &'a Dockerfile,
     slots: &'a Slots,
     shown_contexts: &'a Mutex<BTreeSet<String>>,
+    caches: &'a exchange::Pending,
 }
 
 /// What came of one platform; what was done is told even if it failed.
@@ -187,18 +218,27 @@ struct One {
     lints: Vec<Lint>,
     epoch: Option<i64>,
     steps: Vec<StepSummary>,
+    results: exchange::Results,
     failure: Option<BuildError>,
 }
 
 impl Common<'_> {
     fn one(&self, options: &PlanOptions) -> Result<One, BuildError> {
-        let Self { world, spec, file, slots, shown_contexts } = *self;
+        let Self { world, spec, file, slots, shown_contexts, caches } = *self;
         let (plan, lints, images) = resolve_plan(world, spec, options, file)?;
         show_contexts(world, &plan, shown_contexts);
         let bases = bases::Bases { world, images: &images };
-        let engine = engine(world, spec, &bases, slots);
-        let mut finished = engine::drive(&engine, &plan);
-        let mut one = One { image: None, lints, epoch: plan.epoch, steps: summaries(&plan, &finished), failure: None };
+        let imported = caches.imported();
+        let engine = engine(world, spec, &bases, imported.clone(), slots);
+        let mut finished = drive(&engine, &plan, &imported, spec.form);
+        let mut one = One {
+            image: None,
+            lints,
+            epoch: plan.epoch,
+            steps: summaries(&plan, &finished),
+            results: exchange::Results::default(),
+            failure: None,
+        };
         if let Some((id, vertex, error)) = finished.failure.take() {
             let lines = plan.steps[id].lines;
             if let Some(vertex) = vertex {
@@ -209,7 +249,10 @@ impl Common<'_> {
         } else if let Err(cancelled) = world.cancel.check() {
             one.failure = Some(cancelled.into());
         } else {
-            let image = assemble(&plan, &finished, &images)?;
+            let mut image = assemble(&plan, &finished, &images, &|layer| imported.image_layer(layer, spec.form))?;
+            one.results.steps = finished.steps.values().filter_map(|report| report.memo.clone()).collect();
+            one.results.layers = image.layers.iter().map(|layer| layer.layer).collect();
+            exchange::embed(&mut image, spec.inline_cache.then_some(&one.results));
             let platform = image.platform().map_err(|e| BuildError::world("assemble the image", &e))?;
             one.image = Some((platform, image));
         }
@@ -217,7 +260,26 @@ impl Common<'_> {
     }
 }
 
-fn engine<'a>(world: &'a World<'a>, spec: &'a Spec<'a>, bases: &'a bases::Bases<'a>, slots: &'a Slots) -> Engine<'a> {
+/// Does all steps. When a layer of the result is not to be had from the cache that has it, they are done again without it.
+fn drive(engine: &Engine<'_>, plan: &Plan, imported: &exchange::Imported, form: exchange::Form) -> Finished {
+    loop {
+        let finished = engine::drive(engine, plan);
+        let result = plan.target.filter(|_| finished.failure.is_none()).and_then(|id| finished.steps.get(&id));
+        let layers = result.map(|report| report.stack.built()).unwrap_or_default();
+        match imported.secure(&layers, form) {
+            Err(StepError::Lost(_)) => {}
+            Ok(()) | Err(_) => return finished,
+        }
+    }
+}
+
+fn engine<'a>(
+    world: &'a World<'a>,
+    spec: &'a Spec<'a>,
+    bases: &'a bases::Bases<'a>,
+    elsewhere: Arc<exchange::Imported>,
+    slots: &'a Slots,
+) -> Engine<'a> {
     Engine {
         store: world.store,
         layers: world.layers,
@@ -226,6 +288,7 @@ fn engine<'a>(world: &'a World<'a>, spec: &'a Spec<'a>, bases: &'a bases::Bases<
         seeds: world.seeds,
         contexts: spec.contexts,
         bases,
+        elsewhere,
         fetcher: world.fetcher,
         secrets: spec.secrets,
         agents: spec.agents,
@@ -300,7 +363,12 @@ pub fn last_build(store: &Store) -> Result<Option<Vec<StepSummary>>, rbuild_cach
 }
 
 /// The image's record: its config's bytes and its layers, base layers as they came.
-fn assemble(plan: &Plan, finished: &Finished, images: &BTreeMap<String, Image>) -> Result<Image, BuildError> {
+fn assemble(
+    plan: &Plan,
+    finished: &Finished,
+    images: &BTreeMap<String, Image>,
+    own: &dyn Fn(&StepLayer) -> ImageLayer,
+) -> Result<Image, BuildError> {
     let stack = plan.target.and_then(|id| finished.steps.get(&id)).map_or_else(Stack::default, |r| r.stack.clone());
     let diff_ids: Vec<_> = stack.layers().iter().map(StackLayer::diff_id).collect();
     let created = |id: StepId| {
@@ -315,9 +383,7 @@ fn assemble(plan: &Plan, finished: &Finished, images: &BTreeMap<String, Image>) 
         .iter()
         .map(|layer| match layer {
             StackLayer::Base { base, index } => images[&base.handle].layers[*index].clone(),
-            StackLayer::Built(layer) => {
-                ImageLayer { diff_id: layer.diff_id, layer: layer.id, descriptor: None, from: Vec::new() }
-            }
+            StackLayer::Built(layer) => own(layer),
         })
         .collect();
     Ok(Image { config, layers, manifest: None })

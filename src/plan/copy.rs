@@ -3,7 +3,7 @@
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast;
 use crate::plan::fold::{Here, StageFold};
-use crate::plan::graph::{Chmod, Copy, CopySource, From, InlineFile, Op};
+use crate::plan::graph::{Chmod, Copy, CopySource, From, GitSource, InlineFile, Op};
 use crate::plan::remote::{self, Source};
 use crate::plan::stage::Tree;
 use crate::plan::{lint, name, paths, scope};
@@ -131,14 +131,16 @@ fn source(text: &str, from: &From, options: &Options, add: bool) -> Result<CopyS
             {
                 return Err(format!("checksum mismatch {flag:?} != {query:?}"));
             }
-            Ok(CopySource::Git {
+            Ok(CopySource::Git(GitSource {
                 remote: git.remote,
                 reference: git.reference,
                 subdir: git.subdir,
                 keep_git_dir: git.keep_git_dir.or(options.keep_git_dir).unwrap_or(false),
                 checksum: git.checksum.or_else(|| options.checksum.clone()),
                 submodules: git.submodules.unwrap_or(true),
-            })
+                fetch_by_commit: git.fetch_by_commit,
+                commit_times: git.commit_times,
+            }))
         }
     }
 }

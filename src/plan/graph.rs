@@ -257,6 +257,27 @@ pub struct Copy {
     pub labels: Vec<String>,
 }
 
+/// A git repository as a source of files, with all that its address says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GitSource {
+    /// Remote as given to git: an address without fragment and query.
+    pub remote: String,
+    /// Branch, tag or commit; `None` is the default branch.
+    pub reference: Option<String>,
+    /// Subdirectory.
+    pub subdir: Option<String>,
+    /// Keep `.git`.
+    pub keep_git_dir: bool,
+    /// Expected commit (prefix).
+    pub checksum: Option<String>,
+    /// Fetch submodules (default yes).
+    pub submodules: bool,
+    /// Fetch the commit that `checksum` names without asking what `reference` is now.
+    pub fetch_by_commit: bool,
+    /// Files get the commit's time instead of the checkout's.
+    pub commit_times: bool,
+}
+
 /// One source of a COPY or ADD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopySource {
@@ -283,20 +304,7 @@ pub enum CopySource {
         unpack: bool,
     },
     /// `ADD <git>`
-    Git {
-        /// Remote as given to git.
-        remote: String,
-        /// Branch, tag or commit.
-        reference: Option<String>,
-        /// Subdirectory.
-        subdir: Option<String>,
-        /// Keep `.git`.
-        keep_git_dir: bool,
-        /// Expected commit (prefix).
-        checksum: Option<String>,
-        /// Fetch submodules (default yes).
-        submodules: bool,
-    },
+    Git(GitSource),
 }
 
 /// A file whose content stands in the Dockerfile.
@@ -376,7 +384,7 @@ impl Op {
                 .iter()
                 .filter_map(|source| match source {
                     CopySource::Path { from, .. } => Some(from),
-                    CopySource::Inline(_) | CopySource::Http { .. } | CopySource::Git { .. } => None,
+                    CopySource::Inline(_) | CopySource::Http { .. } | CopySource::Git(_) => None,
                 })
                 .collect(),
         }

@@ -153,9 +153,10 @@ fn of_source(source: &CopySource, parents: bool) -> String {
         CopySource::Inline(file) => of_inline(file),
         // The content is an input; here is what is done with it.
         CopySource::Http { name, unpack, .. } => format!("http {}{}", quoted(name), unpacked(*unpack)),
-        CopySource::Git { subdir, keep_git_dir, submodules, .. } => {
-            let subdir = quoted(subdir.as_deref().unwrap_or_default());
-            format!("git subdir={subdir} keep-git-dir={keep_git_dir} submodules={submodules}")
+        CopySource::Git(git) => {
+            let subdir = quoted(git.subdir.as_deref().unwrap_or_default());
+            let times = if git.commit_times { " mtime=commit" } else { "" };
+            format!("git subdir={subdir} keep-git-dir={} submodules={}{times}", git.keep_git_dir, git.submodules)
         }
     }
 }

@@ -37,6 +37,7 @@ use std::collections::BTreeSet;
 
 pub use facts::{Facts, ImageFacts, ImageRequest, Purpose};
 pub use options::{Ignored, NamedContext, NoCache, PlanOptions};
+pub use remote::git_context;
 
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Lint};

@@ -2,6 +2,7 @@
 
 use url::Url;
 
+use crate::plan::graph::GitSource;
 use crate::plan::paths;
 
 /// A source of ADD or COPY by its looks.
@@ -25,11 +26,36 @@ pub(crate) struct Git {
     pub(crate) checksum: Option<String>,
     pub(crate) keep_git_dir: Option<bool>,
     pub(crate) submodules: Option<bool>,
+    pub(crate) fetch_by_commit: bool,
+    pub(crate) commit_times: bool,
+}
+
+/// A context by its address: a git source as for ADD, and with the old form `github.com/OWNER/NAME`. `None` if it is none.
+/// A fault in its query is an error.
+pub fn git_context(text: &str) -> Result<Option<GitSource>, String> {
+    let full;
+    let (text, lenient) = if text.starts_with("github.com/") {
+        full = format!("https://{text}");
+        (full.as_str(), true)
+    } else {
+        (text, false)
+    };
+    let Some(git) = git(text, lenient)? else { return Ok(None) };
+    Ok(Some(GitSource {
+        remote: git.remote,
+        reference: git.reference,
+        subdir: git.subdir,
+        keep_git_dir: git.keep_git_dir.unwrap_or(false),
+        checksum: git.checksum,
+        submodules: git.submodules.unwrap_or(true),
+        fetch_by_commit: git.fetch_by_commit,
+        commit_times: git.commit_times,
+    }))
 }
 
 /// Tells what `text` is; a fault in a git source's query is an error.
 pub(crate) fn source(text: &str) -> Result<Source, String> {
-    if let Some(git) = git(text)? {
+    if let Some(git) = git(text, false)? {
         return Ok(Source::Git(git));
     }
     if text.starts_with("http://") || text.starts_with("https://") {
@@ -49,8 +75,8 @@ fn file_name(address: &str) -> String {
     }
 }
 
-/// A git source: `git@host:path`, `git://`, `ssh://`, or http(s) with a path that ends in `.git`.
-fn git(text: &str) -> Result<Option<Git>, String> {
+/// A git source: `git@host:path`, `git://`, `ssh://`, or http(s) with a path that ends in `.git` (any path if `lenient`).
+fn git(text: &str, lenient: bool) -> Result<Option<Git>, String> {
     if text.starts_with("./") || text.starts_with("../") || text.starts_with("github.com/") {
         return Ok(None);
     }
@@ -59,7 +85,7 @@ fn git(text: &str) -> Result<Option<Git>, String> {
     let known = match remote.split_once("://") {
         Some((scheme, place)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) && !scheme.is_empty() => {
             match scheme.to_ascii_lowercase().as_str() {
-                "http" | "https" => place.contains('/') && place.rsplit_once('.').is_some_and(|(_, end)| end == "git"),
+                "http" | "https" => lenient || place.contains('/') && place.ends_with(".git"),
                 "git" | "ssh" => true,
                 _ => false,
             }
@@ -122,14 +148,8 @@ impl Git {
                 "checksum" | "commit" => self.checksum = Some(value.into_owned()),
                 "keep-git-dir" => self.keep_git_dir = Some(flag(&value)?),
                 "submodules" => self.submodules = Some(flag(&value)?),
-                // How the commit is fetched is git's business; the commit is the same.
-                "fetch-by-commit" => {
-                    flag(&value)?;
-                }
-                "mtime" if value == "checkout" => {}
-                "mtime" if value == "commit" => {
-                    return Err("mtime=commit is not supported for ADD".to_owned());
-                }
+                "fetch-by-commit" => self.fetch_by_commit = flag(&value)?,
+                "mtime" if value == "checkout" || value == "commit" => self.commit_times = value == "commit",
                 "mtime" => {
                     return Err(format!("invalid mtime value: {value:?} (must be \"checkout\" or \"commit\")"));
                 }
@@ -228,5 +248,48 @@ mod tests {
         ] {
             assert_eq!(source(text), Err(message.to_owned()), "{text}");
         }
+    }
+
+    #[test]
+    fn git_contexts() {
+        let context = |text: &str| git_context(text).map(|git| git.map(|git| (git.remote, git.reference, git.subdir)));
+        let found = |remote: &str, reference: Option<&str>, subdir: Option<&str>| {
+            Ok(Some((remote.to_owned(), reference.map(str::to_owned), subdir.map(str::to_owned))))
+        };
+        // The old form needs no `.git`, and is none for ADD.
+        assert_eq!(context("github.com/o/r#v1:d"), found("https://github.com/o/r", Some("v1"), Some("d")));
+        assert_eq!(context("https://h/r.git#:a/../../b"), found("https://h/r.git", None, Some("b")));
+        assert_eq!(
+            context("https://h/r.git?subdir=d&branch=x"),
+            found("https://h/r.git", Some("refs/heads/x"), Some("d"))
+        );
+        for text in [
+            "https://h/r",
+            "./x.git",
+            "../r.git",
+            "file:///r.git",
+            "ext::sh -c x",
+            "h:r.git",
+            "a/b@c:d",
+            "https://h.git",
+        ] {
+            assert_eq!(context(text), Ok(None), "{text}");
+        }
+        let flags = git_context("git@h:r?mtime=commit&fetch-by-commit&keep-git-dir=0&submodules=F")
+            .expect("good")
+            .expect("git");
+        assert!(flags.commit_times && flags.fetch_by_commit && !flags.keep_git_dir && !flags.submodules);
+        for (query, message) in [
+            ("mtime=now", "invalid mtime value: \"now\" (must be \"checkout\" or \"commit\")"),
+            ("keep-git-dir=maybe", "invalid keep-git-dir value: \"maybe\""),
+            ("submodules=2", "invalid submodules value: \"2\""),
+            ("fetch-by-commit=x", "invalid fetch-by-commit value: \"x\""),
+            ("ref=a&ref=a", "query \"ref\" has multiple values"),
+            ("ref=a&tag=b", "ref conflicts: \"a\" vs \"refs/tags/b\""),
+            ("subdir", "query \"subdir\" has no value"),
+        ] {
+            assert_eq!(context(&format!("https://h/r.git?{query}")), Err(message.to_owned()), "{query}");
+        }
+        assert_eq!(context("https://h/r.git?subdir=a#:b"), Err("subdir conflicts: \"b\" vs \"a\"".to_owned()));
     }
 }

@@ -77,7 +77,7 @@ fn rename(step: &mut Step, renamed: &BTreeMap<StepId, StepId>) {
             for source in &mut copy.sources {
                 match source {
                     CopySource::Path { from, .. } => rename_from(from),
-                    CopySource::Inline(_) | CopySource::Http { .. } | CopySource::Git { .. } => {}
+                    CopySource::Inline(_) | CopySource::Http { .. } | CopySource::Git(_) => {}
                 }
             }
         }

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, ioctl_ficlone,
-    lgetxattr, linkat, llistxattr, lsetxattr, lstat, mknodat, open, readlinkat, symlinkat, utimensat,
+    lgetxattr, lgetxattr_query, linkat, llistxattr, llistxattr_query, lsetxattr, lstat, mknodat, open, readlinkat,
+    symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -69,7 +70,7 @@ impl Copied {
     }
 
     /// Lays `source` over `target`. Directories get their attributes after their content, which would change their times.
-    fn directory(&self, source: &Path, target: &Path, links: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
+    fn directory(self, source: &Path, target: &Path, links: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
         for entry in fs_err::read_dir(source)? {
             let entry = entry?;
             let (from, to) = (entry.path(), target.join(entry.file_name()));
@@ -103,7 +104,7 @@ impl Copied {
         Ok(())
     }
 
-    fn is_opaque(&self, directory: &Path) -> bool {
+    fn is_opaque(self, directory: &Path) -> bool {
         let mut value = [0; 1];
         lgetxattr(directory, self.xattrs.opaque(), &mut value) == Ok(1) && value == *b"y"
     }
@@ -164,7 +165,7 @@ pub(super) fn attributes(from: &Path, to: &Path, xattrs: OverlayXattrs) -> io::R
 }
 
 fn extended_attributes(from: &Path, to: &Path, xattrs: OverlayXattrs) -> Result<(), Errno> {
-    let size = match llistxattr(from, &mut [0_u8; 0]) {
+    let size = match llistxattr_query(from) {
         Err(Errno::OPNOTSUPP) | Ok(0) => return Ok(()),
         result => result?,
     };
@@ -173,7 +174,7 @@ fn extended_attributes(from: &Path, to: &Path, xattrs: OverlayXattrs) -> Result<
     let marks = xattrs.opaque().trim_end_matches("opaque").as_bytes();
     for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty() && !name.starts_with(marks)) {
         let name = std::ffi::OsStr::from_bytes(name);
-        let mut value = vec![0_u8; lgetxattr(from, name, &mut [0_u8; 0])?];
+        let mut value = vec![0_u8; lgetxattr_query(from, name)?];
         let length = lgetxattr(from, name, &mut value)?;
         match lsetxattr(to, name, &value[..length], rustix::fs::XattrFlags::empty()) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}

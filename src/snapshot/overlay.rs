@@ -44,19 +44,16 @@ impl Snapshots for Overlay {
         let (upper, work) = (scratch.join("upper"), scratch.join("work"));
         fs_err::create_dir(&upper)?;
         fs_err::create_dir(&work)?;
-        let room = MAX_LOWERS - 1;
         let mut below = vec![self.skeleton.clone()];
-        let (lowest, above) = lowers.split_at(lowers.len().saturating_sub(room));
-        let above = match lowest {
-            [] => above,
-            _ => {
-                let merged = scratch.join("merged");
-                let (also, above) = (&lowers[..=lowest.len()], &above[1..]);
-                Copied { xattrs: self.xattrs }.merge(also, &merged)?;
-                below.push(merged);
-                above
-            }
-        };
+        let mut above = lowers;
+        if lowers.len() >= MAX_LOWERS {
+            // Besides the skeleton and the merged one.
+            let (lowest, rest) = lowers.split_at(lowers.len() - (MAX_LOWERS - 2));
+            let merged = scratch.join("merged");
+            Copied { xattrs: self.xattrs }.merge(lowest, &merged)?;
+            below.push(merged);
+            above = rest;
+        }
         below.extend_from_slice(above);
         // The root directory of an overlay has the attributes of the topmost directory, which is the empty upper one.
         match lowers.last() {
@@ -81,8 +78,8 @@ mod tests {
             path
         };
         let overlay = Overlay::new(OverlayXattrs::User, make("skeleton".into())).expect("skeleton");
-        let trees: Vec<_> = (0..505).map(|number| make(number.to_string())).collect();
-        for count in [0, 1, 499, 500, 505] {
+        let trees: Vec<_> = (0..502).map(|number| make(number.to_string())).collect();
+        for count in [0, 499, 500, 502] {
             let scratch = make(format!("scratch-{count}"));
             let Root::Overlay { lowers, .. } = overlay.prepare(&trees[..count], &scratch).expect("prepares") else {
                 panic!("an overlay")

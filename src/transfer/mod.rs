@@ -32,7 +32,7 @@ pub use error::{Absence, TransferError};
 pub use facts::{Fact, Facts};
 pub use filter::{Filter, State, Verdict};
 pub use owner::process_user;
-pub use select::{Selection, Source, select};
+pub use select::{Selection, Source, follow, select};
 pub use workdir::workdir;
 
 /// One thing in a tree. Its kind is never `Hardlink` or `Whiteout`: names of one file are files with the same `link`.
@@ -70,7 +70,7 @@ pub struct Walked {
 
 /// A tree could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: {source}")]
+#[error("{}", self.text())]
 pub struct TreeError {
     /// What was being read.
     pub path: LayerPath,
@@ -83,7 +83,24 @@ impl TreeError {
     pub fn at(path: &LayerPath) -> impl Fn(io::Error) -> Self + '_ {
         move |source| Self { path: path.clone(), source }
     }
+
+    /// There is no tree at all; `reason` says it all, whatever path was looked for.
+    pub fn unavailable(path: &LayerPath, reason: impl Into<String>) -> Self {
+        Self { path: path.clone(), source: io::Error::other(Unavailable(reason.into())) }
+    }
+
+    fn text(&self) -> String {
+        match self.source.get_ref().and_then(|inner| inner.downcast_ref::<Unavailable>()) {
+            Some(Unavailable(reason)) => reason.clone(),
+            None => format!("{}: {}", self.path, self.source),
+        }
+    }
 }
+
+/// Why there is no tree.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Unavailable(String);
 
 /// A root to copy from or to: a context, the merged layers of a stage, an unpacked archive.
 ///

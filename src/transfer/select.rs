@@ -141,6 +141,15 @@ pub fn select(op: &graph::Copy, source_index: usize, source: &Source<'_>) -> Res
     Ok(Selection { matches, digest })
 }
 
+/// What a path of a tree leads to, links followed; `None` if it is not there.
+pub fn follow(tree: &dyn Tree, path: &LayerPath) -> Result<Option<Node>, TransferError> {
+    match (Finder { tree, label: "", source_index: 0 }).follow(path) {
+        Ok(node) => Ok(Some(node)),
+        Err(TransferError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn single(name: &str, size: u64, content: Blake3, mode: u32, mtime: i64) -> Match {
     let path = LayerPath::clean(name);
     let meta = Meta { mode, mtime, ..Meta::default() };

@@ -196,7 +196,10 @@ fn explain(who: Who) {
     let said = rig.ok(&["explain"]).stdout;
     assert!(said.contains("main content changed") && said.contains("COPY src ."), "{said}");
     let one = rig.ok(&["explain", "RUN"]).stdout;
-    assert!(one.contains("RUN echo") && !one.contains("COPY"), "{one}");
+    assert!(
+        one.contains("RUN echo") && !one.lines().any(|line| line.starts_with('[') && line.contains("COPY")),
+        "{one}"
+    );
 
     let log = rig.build(&["--explain", "--build-arg", "V=2", &context]);
     assert!(cached(&log, "COPY src"), "{log}");

@@ -107,7 +107,8 @@ fn every_case(who: Who) {
             std::fs::write(Path::new(&context).join(file), text.as_str().expect("text")).expect("write");
         }
         if case.get("change").is_some() {
-            build(&["-t", &tag, "-o", &export]);
+            build(&["-t", &tag]);
+            build(&["-o", &export]);
             let second = Image::read(&out);
             for path in case["same_after_change"].as_array().into_iter().flatten() {
                 let path = path.as_str().expect("path");

@@ -156,6 +156,6 @@ fn help_version_doctor_completions(who: Who) {
     assert!(rig.ok(&["--version"]).stdout.contains(env!("CARGO_PKG_VERSION")));
     assert!(rig.ok(&["completions", "bash"]).stdout.contains("rbuild"));
     let said = rig.ok(&["doctor"]).stdout;
-    assert!(said.to_lowercase().contains(if who == Who::Root { "root" } else { "subordinate" }), "{said}");
+    assert!(said.to_lowercase().contains(if who == Who::Root { "root" } else { "rootless" }), "{said}");
     assert!(!rig.store().join("records-v1").exists() || traces::processes(&rig).is_empty());
 }

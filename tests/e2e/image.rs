@@ -13,7 +13,6 @@ pub struct File {
     pub mode: u32,
     pub uid: u64,
     pub gid: u64,
-    pub kind: tar::EntryType,
     pub content: Vec<u8>,
 }
 
@@ -27,7 +26,8 @@ pub struct Image {
     pub files: BTreeMap<String, File>,
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// As OCI writes it.
+pub fn digest(bytes: &[u8]) -> String {
     let sum = sha2::Sha256::digest(bytes);
     format!("sha256:{}", sum.iter().map(|b| format!("{b:02x}")).collect::<String>())
 }
@@ -128,6 +128,6 @@ fn apply(files: &mut BTreeMap<String, File>, tar: &[u8]) {
         if !kind.is_dir() {
             files.retain(|p, _| !p.starts_with(&below(&path)));
         }
-        files.insert(path, File { mode, uid, gid, kind, content });
+        files.insert(path, File { mode, uid, gid, content });
     }
 }

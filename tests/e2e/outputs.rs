@@ -111,7 +111,15 @@ impl Podman {
     }
 
     fn run(&self, image: &str) -> String {
-        self.call(&["run", "--rm", "--network=none", "--cgroups=disabled", "--pull=never", image])
+        self.call(&[
+            "run",
+            "--rm",
+            "--network=none",
+            "--cgroups=disabled",
+            "--ulimit=nofile=1024:1024",
+            "--pull=never",
+            image,
+        ])
     }
 }
 

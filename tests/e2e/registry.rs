@@ -85,7 +85,15 @@ impl Drop for Server {
     }
 }
 
-/// Copies an image out of a registry with skopeo.
+/// The digest of what a registry has under a name, computed here.
+fn digest_of(name: &str) -> String {
+    let raw = succeed(
+        Command::new("skopeo").args(["inspect", "--tls-verify=false", "--raw"]).arg(format!("docker://{name}")),
+    );
+    crate::image::digest(raw.as_bytes())
+}
+
+/// Copies an image out of a registry with skopeo, which may give it another manifest on the way.
 pub fn pull_with_skopeo(name: &str, to: &Path) -> Image {
     succeed(
         Command::new("skopeo")
@@ -122,7 +130,7 @@ fn there_and_back(who: Who) {
         serde_json::from_slice(&std::fs::read(&metadata).expect("metadata")).expect("JSON");
     if installed("skopeo") {
         let copy = pull_with_skopeo(&app, &rig.path("copy"));
-        assert_eq!(metadata["containerimage.digest"], copy.manifest_digest.as_str());
+        assert_eq!(metadata["containerimage.digest"], digest_of(&app).as_str());
         assert_eq!(copy.files["/b"].content, b"1\n1\n");
         assert_eq!(copy.config["config"]["Labels"]["x"], "y");
         let below = pull_with_skopeo(&base, &rig.path("copy-base"));

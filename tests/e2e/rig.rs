@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// How long one call of rbuild may take before it counts as hung. The longest ones install packages.
-const HUNG: Duration = Duration::from_secs(900);
+const HUNG: Duration = Duration::from_secs(420);
 
 /// As whom rbuild runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,10 +101,12 @@ fn shared() -> &'static Shared {
         lock.lock().expect("lock");
         let built = Path::new(env!("CARGO_BIN_EXE_rbuild"));
         let meta = std::fs::metadata(built).expect("binary");
-        let binary = dir.join(format!("rbuild-{}-{}", meta.len(), meta.mtime_nsec() + meta.mtime() * 1_000_000_000));
+        // Another checkout may be tested at the same time.
+        let mine = format!("rbuild{}-", built.display().to_string().replace('/', "_"));
+        let binary = dir.join(format!("{mine}{}.{}", meta.mtime(), meta.mtime_nsec()));
         if !binary.exists() {
             for old in std::fs::read_dir(&dir).expect("readable").flatten() {
-                if old.file_name().to_string_lossy().starts_with("rbuild-") {
+                if old.file_name().to_string_lossy().starts_with(&mine) {
                     let _ = std::fs::remove_file(old.path());
                 }
             }

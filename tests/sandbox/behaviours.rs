@@ -19,7 +19,7 @@ pub const ALL: &[Named] = named![
     forbidden_calls working_directory limits devices hidden_and_read_only_parts nothing_stays names_and_network own_network_has_only_lo
     output_is_whole_and_in_order background_processes_die killed_from_outside cancel_kills_everything kill_of_rbuild_leaves_nothing
     many_at_once one_id_pretends programs_of_the_host mount_bind mount_stack mount_discard mount_tmpfs mount_file mount_socket
-    mounts_stay_inside the_mode_is_told runs_again_on_the_same_root
+    mounts_stay_inside the_mode_is_told runs_again_on_the_same_root snapshots_show_the_stack a_terminal_is_lent
 ];
 
 /// Whether a behaviour can be had in a setting.
@@ -34,6 +34,7 @@ pub fn applies(name: &str, setting: Setting) -> bool {
         "devices",
         "hidden_and_read_only_parts",
         "names_and_network",
+        "a_terminal_is_lent",
         "own_network_has_only_lo",
         "program_faults",
     ];
@@ -62,9 +63,11 @@ fn exit_codes(setting: Setting) {
 
 fn first_process_of_its_namespace(setting: Setting) {
     let bench = Bench::new(setting);
-    let text = bench.sh("echo $$; umask; cat; cat /proc/self/oom_score_adj; hostname; ps | wc -l");
-    // A header, the shell, ps and wc.
-    assert_eq!(text.text(), "1\n0022\n0\nbuildkitsandbox\n4");
+    let ran = bench.sh("echo $$; umask; cat; cat /proc/self/oom_score_adj; hostname; ps; true");
+    let lines: Vec<_> = ran.text().lines().collect();
+    assert_eq!(lines[..4], ["1", "0022", "0", "buildkitsandbox"]);
+    // A header, the shell and ps.
+    assert_eq!(lines.len(), 4 + 3, "{lines:?}");
     let ran = bench
         .run("", |process| process.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/1/status"].map(String::from).to_vec());
     let blocked = ran.text().to_owned();
@@ -376,7 +379,8 @@ fn kill_of_rbuild_leaves_nothing(setting: Setting) {
     wait_until("everything is gone", || alive(&word) == 0);
     if !rustix::process::geteuid().is_root() {
         // What subordinate ids own, only they can remove.
-        Bench::new(setting).remove(temp.path());
+        let _inside = Bench::new(setting);
+        crate::bench::remove(temp.path());
     }
 }
 
@@ -416,6 +420,38 @@ pub fn measure(setting: Setting) {
         let (median, p90) = (times[times.len() / 2], times[times.len() * 9 / 10]);
         println!("{} network isolated: {isolated}: median {median:?}, p90 {p90:?}, min {:?}", setting.name(), times[0]);
     }
+}
+
+/// The name of [`interactive`], which is no test.
+pub const INTERACTIVE: &str = "interactive";
+
+pub fn interactive(setting: Setting) {
+    let bench = Bench::new(setting);
+    let mut process = process(&["sh", "-c", "readlink /proc/self/fd/0; read line; echo got $line; sleep 60 & exit 7"]);
+    process.stdio = rbuild::exec::Stdio::Inherited;
+    let exit = bench.start(&bench.root(), &process, &Cancel::new()).exit.expect("runs");
+    assert_eq!(exit.code, 7);
+}
+
+fn a_terminal_is_lent(setting: Setting) {
+    use std::io::Write;
+    let own = std::env::current_exe().expect("own path");
+    let inside = format!("{} --inside {}_{INTERACTIVE}", own.display(), setting.name());
+    let run = |program: &mut std::process::Command| {
+        let piped = program.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = piped.stderr(std::process::Stdio::inherit()).spawn().expect("starts");
+        // Left open: script(1) takes its end for the end of the session.
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(b"typed\n").expect("write");
+        let output = child.wait_with_output().expect("waits");
+        drop(stdin);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).replace('\r', "")
+    };
+    let text = run(std::process::Command::new("script").args(["-qec", &inside, "/dev/null"]));
+    assert!(text.contains("/dev/pts/0\n") && text.contains("got typed\n"), "{text}");
+    let text = run(std::process::Command::new("sh").args(["-c", &inside]));
+    assert!(text.starts_with("pipe:") && text.ends_with("got typed\n"), "without a terminal, what there is: {text}");
 }
 
 fn bench_run(bench: &Bench, script: &str) {
@@ -520,6 +556,52 @@ fn stack(bench: &Bench) -> Vec<std::path::PathBuf> {
     let opaque = bench.session.overlay_xattrs.opaque();
     rustix::fs::setxattr(high.join("b"), opaque, b"y", rustix::fs::XattrFlags::empty()).expect("opaque");
     vec![low, high]
+}
+
+/// What either implementor of `Snapshots` must show.
+fn snapshots_show_the_stack(setting: Setting) {
+    let mut bench = Bench::new(setting);
+    if setting == Setting::InPlace {
+        return;
+    }
+    let base = bench.lowers[0].clone();
+    fs_err::write(base.join("replaced-by-dir"), "").expect("write");
+    fs_err::create_dir(base.join("replaced-by-file")).expect("mkdir");
+    fs_err::write(base.join("replaced-by-file/x"), "").expect("write");
+    fs_err::write(base.join("one"), "linked").expect("write");
+    fs_err::hard_link(base.join("one"), base.join("two")).expect("link");
+    let mut lowers = stack(&bench);
+    let top = lowers.last().expect("two").clone();
+    fs_err::create_dir(top.join("replaced-by-dir")).expect("mkdir");
+    fs_err::write(top.join("replaced-by-file"), "").expect("write");
+    fs_err::os::unix::fs::symlink("nowhere", top.join("dangling")).expect("link");
+    std::fs::set_permissions(top.join("b/new"), std::os::unix::fs::PermissionsExt::from_mode(0o4751)).expect("chmod");
+    rustix::fs::setxattr(top.join("b/new"), "user.note", b"kept", rustix::fs::XattrFlags::empty()).expect("xattr");
+    let old = std::time::SystemTime::UNIX_EPOCH + Duration::new(1_000_000, 5);
+    fs_err::File::open(top.join("b")).expect("open").file().set_modified(old).expect("utimens");
+    lowers.insert(0, base);
+    bench.lowers = lowers;
+    let root = bench.root();
+    let script = "cd / && for f in a a/* b b/* c dangling replaced-by-*; do stat -c '%n %F %a %s' $f | sed 's/ [0-9]*$//;s/regular empty file/regular file/'; done; \
+                  stat -c %h one; stat -c '%Y' b; cat c b/new; echo changed > c; rm -r a; mkdir a";
+    let ran = bench.start(&root, &process(&["sh", "-c", script]), &Cancel::new());
+    let expected = "a directory 755\na/kept regular file 644\nb directory 755\nb/new regular file 4751\nc regular file 644\n\
+                    dangling symbolic link 777\nreplaced-by-dir directory 755\nreplaced-by-file regular file 644\n2\n1000000\n45";
+    assert_eq!(ran.text(), expected);
+    if setting.is_copied() {
+        let mut value = [0; 8];
+        let length = rustix::fs::getxattr(ran.changes.join("b/new"), "user.note", &mut value).expect("xattr");
+        assert_eq!(&value[..length], b"kept");
+    }
+    for (tree, name, text) in [(1, "c", "4"), (2, "b/new", "5")] {
+        assert_eq!(
+            fs_err::read_to_string(bench.lowers[tree].join(name)).expect("read"),
+            text,
+            "trees are never changed"
+        );
+    }
+    let again = bench.sh("cat /c; ls /a").text().to_owned();
+    assert_eq!(again, "4kept", "nor does one root know of another");
 }
 
 fn mount_stack(setting: Setting) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rbuild::cancel::Cancel;
 use rbuild::exec::{EnterOptions, ExecError, Exit, Mount, MountKind, Process, Root, Session, Stdio, Stream, enter};
-use rbuild::snapshot::{Copied, Snapshots};
+use rbuild::snapshot::Copied;
 
 /// Where a behaviour is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +64,9 @@ impl Setting {
         if !root {
             let subordinate = std::fs::read_to_string("/etc/subuid").is_ok_and(|text| !text.is_empty());
             return match (many, subordinate) {
-                (true, true) => Ok(crate::itself()),
                 (true, false) => Err("needs entries in /etc/subuid and /etc/subgid".to_owned()),
                 (false, true) => Err("needs a user without entries in /etc/subuid".to_owned()),
-                (false, false) => Ok(crate::itself()),
+                (true, true) | (false, false) => Ok(crate::itself()),
             };
         }
         // The user's entries are made for this process only, in a mount namespace.
@@ -195,11 +194,6 @@ impl Bench {
         }
     }
 
-    /// Removes a tree with everything in it.
-    pub fn remove(&self, directory: &Path) {
-        remove(directory);
-    }
-
     /// A fresh directory of this bench.
     pub fn scratch(&self, name: &str) -> PathBuf {
         let number = self.runs.fetch_add(1, Ordering::Relaxed);
@@ -210,11 +204,10 @@ impl Bench {
 
     pub fn root(&self) -> Root {
         let scratch = self.scratch("run");
-        let snapshots: std::sync::Arc<dyn Snapshots> = if self.setting.is_copied() {
-            std::sync::Arc::new(Copied { xattrs: self.session.overlay_xattrs })
-        } else {
-            self.session.snapshots(&self.directory)
-        };
+        let mut snapshots = self.session.snapshots(&self.directory);
+        if self.setting.is_copied() {
+            snapshots = std::sync::Arc::new(Copied { xattrs: self.session.overlay_xattrs });
+        }
         snapshots.prepare(&self.lowers, &scratch).expect("prepares")
     }
 
@@ -256,7 +249,7 @@ impl Drop for Bench {
 }
 
 /// Removes a tree even if it has directories without any permission, as overlay's own.
-fn remove(directory: &Path) {
+pub fn remove(directory: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten() {

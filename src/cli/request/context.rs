@@ -139,8 +139,7 @@ pub enum StdinKind {
 
 /// Tells what stdin holds by its first 512 bytes (fewer at its end). `dockerfile` is where the Dockerfile should be.
 pub fn stdin_kind(head: &[u8], dockerfile: &DockerfileSource) -> Result<StdinKind, RequestError> {
-    const MAGIC: [&[u8]; 4] = [b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    if MAGIC.iter().any(|magic| head.starts_with(magic)) || is_tar_header(head) {
+    if is_archive(head) {
         return Ok(StdinKind::Archive);
     }
     match dockerfile {
@@ -153,6 +152,12 @@ pub fn stdin_kind(head: &[u8], dockerfile: &DockerfileSource) -> Result<StdinKin
             Err(RequestError::Build(text.to_owned()))
         }
     }
+}
+
+/// Whether something is a tar archive, maybe compressed, by its first 512 bytes.
+pub fn is_archive(head: &[u8]) -> bool {
+    const MAGIC: [&[u8]; 4] = [b"BZh", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
+    MAGIC.iter().any(|magic| head.starts_with(magic)) || is_tar_header(head)
 }
 
 /// A tar header is known by its checksum: old ones have no magic. An archive without entries is all zeros.

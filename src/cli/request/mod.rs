@@ -4,6 +4,7 @@
 //! asks the process anything: that is in [`Env`]. Everything the build needs later (secrets, addresses of agents) is read here,
 //! because later the process may be in another user namespace. Words of errors are those of `docker buildx build`.
 
+mod cache;
 mod call;
 mod context;
 mod output;
@@ -19,7 +20,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 pub use call::{Call, CheckFormat};
-pub use context::{ContextSource, DockerfileSource, StdinKind, stdin_kind};
+pub use context::{ContextSource, DockerfileSource, StdinKind, is_archive, stdin_kind};
 pub use output::OutputSpec;
 pub use progress::{ProgressRequest, display_options};
 pub use prune::PruneRequest;
@@ -30,6 +31,7 @@ use super::args::Globals;
 use super::args_build::{BuildArgs, HarmlessArgs};
 use super::env::Env;
 use super::fields;
+use crate::exchange::spec::{Source, Target};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::plan::allowed::AllowedBases;
@@ -101,6 +103,10 @@ pub struct BuildRequest {
     pub tags: Vec<Reference>,
     /// Where the result goes; at least one.
     pub outputs: Vec<OutputSpec>,
+    /// Caches to look into.
+    pub cache_from: Vec<Source>,
+    /// Caches to write.
+    pub cache_to: Vec<Target>,
     /// Gets the image ID. An old file is to be removed before the build.
     pub iidfile: Option<PathBuf>,
     /// Gets digests and names.
@@ -128,7 +134,7 @@ impl BuildRequest {
         if let Some(epoch) = env.filled(EPOCH) {
             build_args.entry(EPOCH.to_owned()).or_insert(epoch);
         }
-        check_special_args(&build_args, &mut notes)?;
+        let inline_cache = check_special_args(&build_args)?;
         let mut proxies = proxy::from_docker_config(env, &mut notes);
         proxies.retain(|(name, _)| !build_args.keys().any(|given| given.eq_ignore_ascii_case(name)));
         build_args.extend(proxies);
@@ -189,6 +195,8 @@ impl BuildRequest {
             call,
             tags,
             outputs,
+            cache_from: cache::sources(&args.cache_from, env)?,
+            cache_to: cache::targets(&args.cache_to, inline_cache, env)?,
             iidfile: args.iidfile.as_ref().map(|path| env.path(path)),
             metadata_file: args.metadata_file.as_ref().map(|path| env.path(path)),
             progress,
@@ -285,8 +293,8 @@ fn pairs_with_env(texts: &[String], env: &Env) -> Result<BTreeMap<String, String
     Ok(pairs)
 }
 
-/// Build-args that mean something to the client.
-fn check_special_args(args: &BTreeMap<String, String>, notes: &mut Vec<String>) -> Result<(), RequestError> {
+/// Build-args that mean something to the client; whether the image is to be its own cache.
+fn check_special_args(args: &BTreeMap<String, String>) -> Result<bool, RequestError> {
     let is_true = |name: &str| args.get(name).is_some_and(|value| super::args::go_bool(value) == Ok(true));
     if args.get("BUILDKIT_SYNTAX").is_some_and(|value| value.trim().is_empty()) {
         return Err(RequestError::Build(
@@ -296,10 +304,7 @@ fn check_special_args(args: &BTreeMap<String, String>, notes: &mut Vec<String>) 
     if is_true("BUILDKIT_MULTI_PLATFORM") {
         return usage("BUILDKIT_MULTI_PLATFORM: image indexes are not supported yet");
     }
-    if is_true("BUILDKIT_INLINE_CACHE") {
-        notes.push("BUILDKIT_INLINE_CACHE has no effect yet: the image will not carry cache metadata".to_owned());
-    }
-    Ok(())
+    Ok(is_true("BUILDKIT_INLINE_CACHE"))
 }
 
 /// `--allow-base`: patterns, and with `@` files of patterns.

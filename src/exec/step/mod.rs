@@ -38,6 +38,8 @@ pub(crate) struct Spec {
     pub(crate) process: Process,
     /// The ground it stands on.
     pub(crate) ground: Ground,
+    /// Standard streams are to be a new terminal.
+    pub(crate) terminal: bool,
 }
 
 /// What is known of the machine before any step ran.
@@ -47,8 +49,10 @@ pub(crate) struct Ground {
     pub(crate) user_namespace: bool,
     /// Only one user and group exist there.
     pub(crate) one_id: bool,
-    /// Steps get namespaces; otherwise they get a `chroot` at most.
+    /// Steps get namespaces.
     pub(crate) namespaces: bool,
+    /// Steps may mount something there; otherwise they get a `chroot` at most.
+    pub(crate) mounts: bool,
 }
 
 /// What a step's process and the launcher tell rbuild.
@@ -60,20 +64,23 @@ pub(crate) enum Report {
     Setup { text: String },
     /// The program cannot be executed.
     NotExecutable { text: String },
+    /// The message carries the controlling end of the step's terminal.
+    Terminal,
     /// The message carries a socket that listens for mount number `mount`.
     Listener { mount: u32 },
     /// It ended, with a code or killed by a signal (the other is 0); said by the launcher, always last.
     Ended { code: i32, signal: i32 },
 }
 
-wire_struct!(Spec { root, process, ground });
-wire_struct!(Ground { user_namespace, one_id, namespaces });
+wire_struct!(Spec { root, process, ground, terminal });
+wire_struct!(Ground { user_namespace, one_id, namespaces, mounts });
 wire_enum!(Report {
     0 => Ready { stubs },
     1 => Setup { text },
     2 => NotExecutable { text },
     3 => Listener { mount },
     4 => Ended { code, signal },
+    5 => Terminal {},
 });
 
 /// Why the program was not started.
@@ -133,16 +140,17 @@ fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
 }
 
 fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault> {
-    let Spec { root, process, ground } = spec;
+    let Spec { root, process, ground, terminal } = spec;
     let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open /dev/null")?;
     rustix::process::umask(Mode::empty());
-    let cwd = if ground.namespaces {
+    let cwd = if ground.mounts {
         prepare(root, process, *ground, &handles.socket)?
     } else {
-        confine(root, process, &handles.socket)?
+        confine(root, process, *ground, &handles.socket)?
     };
     rustix::process::fchdir(&cwd).during(format!("chdir to cwd ({:?})", process.cwd))?;
     drop(cwd);
+    let terminal = if *terminal && ground.mounts { Some(open_terminal(process, &handles.socket)?) } else { None };
     let streams = match process.stdio {
         Stdio::Captured => {
             for stream in &handles.streams {
@@ -151,6 +159,7 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
             }
             [Some(&null), handles.streams.first(), handles.streams.get(1)]
         }
+        Stdio::Inherited if terminal.is_some() => [terminal.as_ref(); 3],
         Stdio::Inherited => [handles.streams.first(), handles.streams.get(1), handles.streams.get(2)],
     };
     for (number, stream) in (0..).zip(streams) {
@@ -169,13 +178,39 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     program::execute(process)
 }
 
-/// Makes the sandbox around this process; gives the working directory.
-fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
+/// Makes a terminal of the step's own /dev/pts the one that controls this session; gives its near end.
+fn open_terminal(process: &Process, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let far = openat(CWD, "/dev/pts/ptmx", flags, Mode::empty()).during("open /dev/pts/ptmx")?;
+    rustix::pty::unlockpt(&far).during("unlock the terminal")?;
+    let name = rustix::pty::ptsname(&far, Vec::new()).during("name the terminal")?;
+    let near = openat(CWD, &name, flags, Mode::empty()).during("open the terminal")?;
+    let _refused = fchown(&near, Some(Uid::from_raw(process.uid)), None);
+    rustix::process::ioctl_tiocsctty(&near).during("take the terminal")?;
+    tell(socket, &Report::Terminal, &[far.as_fd()]).during("hand over the terminal")?;
+    Ok(near)
+}
+
+/// What each of a step's namespaces is for.
+fn settle(process: &Process, ground: Ground) -> Result<(), Fault> {
     let _leader = rustix::process::setsid();
+    if !ground.namespaces {
+        if process.isolate_network {
+            let text = "network mode none: this machine lets us make no network namespace";
+            return Err(Fault::Setup(text.to_owned()));
+        }
+        return Ok(());
+    }
     rustix::system::sethostname(process.hostname.as_bytes()).during(format!("set host name {:?}", process.hostname))?;
     if process.isolate_network {
         kernel::loopback_up().during("bring up the loopback interface")?;
     }
+    Ok(())
+}
+
+/// Makes the sandbox around this process; gives the working directory.
+fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
+    settle(process, ground)?;
     let (root, mut staging) = mount_root(root, ground)?;
     // A step may make device nodes and an image may bring some, but as no device group keeps it from the machine's disks,
     // they open nothing: only what `standard` shows in /dev does.
@@ -195,15 +230,12 @@ fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> 
     Ok(cwd)
 }
 
-/// All there is without namespaces: a changed root directory, in which everything is already in its place (`in_place`).
-fn confine(root: &Root, process: &Process, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
-    let _leader = rustix::process::setsid();
+/// All there is without mounts: a changed root directory, in which everything is already in its place (`in_place`).
+fn confine(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
+    settle(process, ground)?;
     let Root::Directory(path) = root else {
         return Err(Fault::Setup("mount overlay: this machine lets us mount nothing".to_owned()));
     };
-    if process.isolate_network {
-        return Err(Fault::Setup("network mode none: this machine lets us make no network namespace".to_owned()));
-    }
     let mut root = Rooted::at(path).during(format!("open {}", path.display()))?;
     let cwd = working_directory(&mut root, process)?;
     report_ready(&mut root, socket)?;
@@ -294,6 +326,7 @@ pub(crate) fn try_mounts(question: &super::probe::Question) -> super::probe::Fou
         rustix::fs::mkdirat(&root, "old", Mode::from_raw_mode(0o755))?;
         Ok(rustix::fs::unlinkat(&root, "old", rustix::fs::AtFlags::REMOVEDIR)?)
     };
+    let mounts = || mounts::fresh("tmpfs", &[], mounts::INERT, &Target::at(&place("upper"))?);
     let proc = || mounts::fresh("proc", &[], mounts::INERT, &Target::at(&place("work"))?);
-    super::probe::Found { overlay: said(overlay()), proc: said(proc()) }
+    super::probe::Found { overlay: said(overlay()), proc: said(proc()), mounts: said(mounts()) }
 }

@@ -34,16 +34,17 @@ fn reachable(text: &str, behind_resolved: impl FnOnce() -> String) -> String {
     };
     let local = |address: &str| address.starts_with("127.") || address == "::1";
     let without_local = |text: &str| -> String {
-        text.lines()
-            .filter(|line| server(line).is_none_or(|address| !local(&address)))
-            .map(|line| format!("{line}\n"))
-            .collect()
+        let kept = text.split_inclusive('\n').filter(|line| server(line).is_none_or(|address| !local(&address)));
+        kept.collect()
     };
     let mut kept = without_local(text);
     if text.lines().filter_map(server).eq(["127.0.0.53"]) {
         kept = without_local(&behind_resolved());
     }
     if !kept.lines().any(|line| server(line).is_some()) {
+        if !kept.is_empty() && !kept.ends_with('\n') {
+            kept.push('\n');
+        }
         kept.push_str(PUBLIC_SERVERS);
     }
     kept

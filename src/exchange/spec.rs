@@ -1,0 +1,375 @@
+//! `--cache-from` and `--cache-to` as decided: every attribute is understood or refused by name.
+
+use std::path::PathBuf;
+
+use rbuild_cache::digest::BlobDigest;
+
+use crate::layers::Framing;
+use crate::oci::manifest::Family;
+use crate::oci::reference::{DEFAULT_TAG, Reference, ReferenceError, is_tag};
+use crate::registry::Selector;
+
+/// An attribute cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// No such type.
+    #[error("unknown cache {0}: {1:?}")]
+    Type(&'static str, String),
+    /// A type that others have.
+    #[error("cache type {0} is not supported: use registry, local or inline")]
+    Foreign(String),
+    /// Not an attribute of this type.
+    #[error("unknown attribute {name:?} of {option} type={kind}")]
+    Unknown {
+        /// The attribute.
+        name: String,
+        /// `--cache-from` or `--cache-to`.
+        option: &'static str,
+        /// The type.
+        kind: String,
+    },
+    /// It has to be given.
+    #[error("{name} is required for {option} type={kind}")]
+    Missing {
+        /// The attribute.
+        name: &'static str,
+        /// `--cache-from` or `--cache-to`.
+        option: &'static str,
+        /// The type.
+        kind: &'static str,
+    },
+    /// Not one of its values.
+    #[error("invalid value {value:?} for {name}: {message}")]
+    Value {
+        /// The attribute.
+        name: String,
+        /// As given.
+        value: String,
+        /// What it should be.
+        message: String,
+    },
+    /// No name of a repository.
+    #[error("invalid cache reference {text:?}: {source}")]
+    Name {
+        /// As given.
+        text: String,
+        /// Why.
+        source: ReferenceError,
+    },
+}
+
+/// Where results may be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A cache or an image in a registry.
+    Registry {
+        /// Its name, with a tag or digest.
+        name: Reference,
+        /// Do not verify certificates.
+        insecure: bool,
+    },
+    /// A cache directory.
+    Local {
+        /// The directory.
+        src: PathBuf,
+        /// Which of its caches.
+        selector: Selector,
+    },
+}
+
+/// Where results are put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A registry.
+    Registry {
+        /// The name, with a tag.
+        name: Reference,
+        /// Do not verify certificates.
+        insecure: bool,
+    },
+    /// A directory.
+    Local {
+        /// The directory.
+        dest: PathBuf,
+        /// What the cache is called in it.
+        tag: String,
+    },
+    /// The image's own config.
+    Inline,
+}
+
+/// Which results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// Of the steps whose layers are in the result.
+    Min,
+    /// Of all steps.
+    #[default]
+    Max,
+}
+
+/// A cache to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Where.
+    pub place: Place,
+    /// `mode`
+    pub extent: Extent,
+    /// `oci-mediatypes`
+    pub family: Family,
+    /// `compression`, `compression-level`
+    pub framing: Framing,
+    /// `force-compression`: also layers that came from a cache in another form.
+    pub force: bool,
+    /// `flattened`: also results of RUNs that could not keep owners.
+    pub flattened: bool,
+    /// `ignore-error`: whether a failure is only a warning.
+    pub ignore_error: bool,
+}
+
+const FROM: &str = "--cache-from";
+const TO: &str = "--cache-to";
+
+impl Source {
+    /// The source of `type=<kind>` with these attributes (without `type`).
+    pub fn parse(kind: &str, attributes: &[(String, String)]) -> Result<Self, SpecError> {
+        let mut given = Given::new(FROM, kind, attributes);
+        let source = match kind {
+            "registry" => {
+                let name = given.reference()?;
+                Self::Registry { name, insecure: given.flag("registry.insecure", false)? }
+            }
+            "local" => {
+                let src = given.required("src", "local")?.into();
+                let tag = given.tag()?;
+                let selector = match given.take("digest") {
+                    None => Selector::Tag(tag),
+                    Some(text) => {
+                        let digest: Option<BlobDigest> = text.parse().ok();
+                        Selector::Digest(digest.ok_or_else(|| value("digest", &text, "expected sha256:…"))?)
+                    }
+                };
+                Self::Local { src, selector }
+            }
+            "inline" => return Err(SpecError::Type("importer", kind.to_owned())),
+            other => return Err(unknown("importer", other)),
+        };
+        given.finish()?;
+        Ok(source)
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Registry { name, .. } => name.fmt(f),
+            Self::Local { src, selector: Selector::Tag(tag) } => write!(f, "local:{}:{tag}", src.display()),
+            Self::Local { src, selector: Selector::Digest(digest) } => write!(f, "local:{}@{digest}", src.display()),
+        }
+    }
+}
+
+impl Target {
+    /// An inline cache with nothing else said.
+    pub fn inline() -> Self {
+        Self {
+            place: Place::Inline,
+            extent: Extent::Min,
+            family: Family::Oci,
+            framing: Framing::Gzip { level: crate::layers::gzip::DEFAULT_LEVEL },
+            force: false,
+            flattened: false,
+            ignore_error: true,
+        }
+    }
+
+    /// The target of `type=<kind>` with these attributes (without `type`).
+    pub fn parse(kind: &str, attributes: &[(String, String)]) -> Result<Self, SpecError> {
+        let mut given = Given::new(TO, kind, attributes);
+        let mut target = Self::inline();
+        target.extent = match given.take("mode").as_deref() {
+            None if kind == "inline" => Extent::Min,
+            None => Extent::default(),
+            Some("min") => Extent::Min,
+            // Many a script asks for it, and gets what BuildKit gives: an image holds only its own layers.
+            Some("max") if kind == "inline" => Extent::Min,
+            Some("max") => Extent::Max,
+            Some(other) => return Err(value("mode", other, "expected min or max")),
+        };
+        target.ignore_error = given.flag("ignore-error", true)?;
+        target.place = match kind {
+            "registry" => {
+                let name = given.reference()?;
+                Place::Registry { name, insecure: given.flag("registry.insecure", false)? }
+            }
+            "local" => {
+                let dest = given.required("dest", "local")?.into();
+                if !given.flag("reset", true)? {
+                    return Err(value("reset", "false", "a cache directory never keeps what nothing refers to"));
+                }
+                Place::Local { dest, tag: given.tag()? }
+            }
+            "inline" => Place::Inline,
+            other => return Err(unknown("exporter", other)),
+        };
+        if target.place != Place::Inline {
+            given.blobs(&mut target)?;
+            target.flattened = given.flag("flattened", false)?;
+        }
+        given.finish()?;
+        Ok(target)
+    }
+}
+
+fn unknown(what: &'static str, kind: &str) -> SpecError {
+    match kind {
+        "gha" | "azblob" | "s3" => SpecError::Foreign(kind.to_owned()),
+        other => SpecError::Type(what, other.to_owned()),
+    }
+}
+
+fn value(name: &str, value: &str, message: &str) -> SpecError {
+    SpecError::Value { name: name.to_owned(), value: value.to_owned(), message: message.to_owned() }
+}
+
+/// Attributes not looked at yet.
+struct Given {
+    option: &'static str,
+    kind: String,
+    left: Vec<(String, String)>,
+}
+
+impl Given {
+    fn new(option: &'static str, kind: &str, attributes: &[(String, String)]) -> Self {
+        Self { option, kind: kind.to_owned(), left: attributes.to_vec() }
+    }
+
+    /// The value of an attribute; the last one wins.
+    fn take(&mut self, name: &str) -> Option<String> {
+        let mut found = None;
+        self.left.retain_mut(|(key, value)| {
+            let same = key == name;
+            if same {
+                found = Some(std::mem::take(value));
+            }
+            !same
+        });
+        found
+    }
+
+    fn required(&mut self, name: &'static str, kind: &'static str) -> Result<String, SpecError> {
+        let missing = SpecError::Missing { name, option: self.option, kind };
+        self.take(name).filter(|text| !text.is_empty()).ok_or(missing)
+    }
+
+    fn flag(&mut self, name: &str, default: bool) -> Result<bool, SpecError> {
+        let Some(text) = self.take(name) else { return Ok(default) };
+        match text.as_str() {
+            // The spellings Go's ParseBool takes.
+            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+            _ => Err(value(name, &text, "expected true or false")),
+        }
+    }
+
+    fn reference(&mut self) -> Result<Reference, SpecError> {
+        let text = self.required("ref", "registry")?;
+        let name = Reference::parse_tagged(&text).map_err(|source| SpecError::Name { text, source })?;
+        Ok(name.with_default_tag())
+    }
+
+    fn tag(&mut self) -> Result<String, SpecError> {
+        let tag = self.take("tag").filter(|tag| !tag.is_empty()).unwrap_or_else(|| DEFAULT_TAG.to_owned());
+        if is_tag(&tag) { Ok(tag) } else { Err(value("tag", &tag, "not a tag")) }
+    }
+
+    /// How blobs and manifest look.
+    fn blobs(&mut self, target: &mut Target) -> Result<(), SpecError> {
+        if !self.flag("oci-mediatypes", true)? {
+            target.family = Family::Docker;
+        }
+        if !self.flag("image-manifest", true)? {
+            return Err(value("image-manifest", "false", "rbuild's cache is always an image manifest"));
+        }
+        let packing = self.take("compression");
+        let level = self.take("compression-level");
+        let number = |most: u8| -> Result<Option<u8>, SpecError> {
+            let Some(text) = &level else { return Ok(None) };
+            let level = text.parse().ok().filter(|level| *level <= most);
+            let message = format!("expected a number from 0 to {most}");
+            level.map(Some).ok_or_else(|| value("compression-level", text, &message))
+        };
+        target.framing = match packing.as_deref() {
+            None | Some("gzip") => {
+                Framing::Gzip { level: number(9)?.map_or(crate::layers::gzip::DEFAULT_LEVEL, u32::from) }
+            }
+            Some("zstd") if target.family == Family::Docker => {
+                return Err(value("compression", "zstd", "conflicts with oci-mediatypes=false"));
+            }
+            Some("zstd") => Framing::Zstd { level: number(22)?.map_or(3, i32::from) },
+            Some("uncompressed") => {
+                number(9)?;
+                Framing::None
+            }
+            Some(other) => return Err(value("compression", other, "expected gzip, zstd or uncompressed")),
+        };
+        target.force = self.flag("force-compression", false)?;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), SpecError> {
+        match self.left.into_iter().next() {
+            None => Ok(()),
+            Some((name, _)) => Err(SpecError::Unknown { name, option: self.option, kind: self.kind }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(text: &str) -> Vec<(String, String)> {
+        let pair = |text: &str| text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).expect("k=v");
+        text.split_whitespace().map(pair).collect()
+    }
+    fn from(kind: &str, text: &str) -> Result<Source, SpecError> {
+        Source::parse(kind, &attributes(text))
+    }
+    fn to(kind: &str, text: &str) -> Result<Target, SpecError> {
+        Target::parse(kind, &attributes(text))
+    }
+
+    #[test]
+    fn attributes_become_decisions() {
+        assert_eq!(from("registry", "ref=app").expect("valid").to_string(), "docker.io/library/app:latest");
+        assert_eq!(from("local", "src=/c tag=x").expect("valid").to_string(), "local:/c:x");
+        let target = to("registry", "ref=a/b:c mode=min compression=zstd compression-level=9 ignore-error=false");
+        let target = target.expect("valid");
+        assert_eq!(
+            (target.extent, target.framing, target.ignore_error),
+            (Extent::Min, Framing::Zstd { level: 9 }, false)
+        );
+        let target = to("local", "dest=/c oci-mediatypes=false force-compression=1 reset=true image-manifest=true");
+        let target = target.expect("valid");
+        assert_eq!((target.extent, target.family, target.force), (Extent::Max, Family::Docker, true));
+        assert_eq!(target.place, Place::Local { dest: "/c".into(), tag: "latest".to_owned() });
+        assert_eq!(to("inline", "mode=max").expect("valid"), Target::inline());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let bad_from = |kind: &str, text: &str| from(kind, text).expect_err(text).to_string();
+        let bad_to = |kind: &str, text: &str| to(kind, text).expect_err(text).to_string();
+        assert_eq!(bad_from("registry", ""), "ref is required for --cache-from type=registry");
+        assert_eq!(bad_from("local", "dest=x"), "src is required for --cache-from type=local");
+        assert_eq!(bad_from("registry", "ref=a mode=max"), "unknown attribute \"mode\" of --cache-from type=registry");
+        assert_eq!(bad_from("foo", ""), "unknown cache importer: \"foo\"");
+        assert_eq!(bad_to("gha", "scope=x"), "cache type gha is not supported: use registry, local or inline");
+        assert_eq!(bad_to("local", "dest=x colour=red"), "unknown attribute \"colour\" of --cache-to type=local");
+        assert!(bad_to("local", "dest=x compression=estargz").contains("expected gzip, zstd or uncompressed"));
+        assert!(bad_to("local", "dest=x reset=false").contains("reset"));
+        assert!(bad_to("registry", "ref=a image-manifest=false").contains("always an image manifest"));
+        assert!(bad_to("registry", "ref=A/B").starts_with("invalid cache reference"));
+    }
+}

@@ -1,0 +1,36 @@
+//! Any bytes give a Dockerfile or diagnostics; both can be shown, linted and planned.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use rbuild::diagnostic::{Diagnostic, headline, render_all};
+use rbuild::dockerfile::advice::advice;
+use rbuild::dockerfile::lint::lint;
+use rbuild::dockerfile::{parse, parse_trigger};
+use rbuild::oci::platform::Platform;
+use rbuild::plan::{Facts, PlanOptions, check, plan};
+use rbuild::source::Source;
+
+fn show(faults: &[Diagnostic]) {
+    assert!(!faults.is_empty(), "refused without a reason");
+    assert!(!render_all(faults).is_empty());
+    assert!(headline(faults).is_some_and(|fault| !fault.message().is_empty()));
+    faults.iter().for_each(|fault| drop(fault.excerpt()));
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let text = String::from_utf8_lossy(bytes);
+    if let Err(faults) = parse_trigger(&text) {
+        show(&faults);
+    }
+    let file = match parse(Source::new("Dockerfile", text)) {
+        Ok(file) => file,
+        Err(faults) => return show(&faults),
+    };
+    drop(lint(&file));
+    drop(advice(&file, None, &|_| true));
+    let options = PlanOptions::new(Platform::new("linux", "amd64", ""));
+    if let Err(faults) = plan(&file, &options, &Facts::new()) {
+        show(&faults);
+    }
+    drop(check(&file, &options, &Facts::new()));
+});

@@ -1,0 +1,8 @@
+//! Sources that are elsewhere, through the real binary: git and http served on loopback.
+
+mod add_git;
+mod add_http;
+mod contexts;
+mod hostile;
+mod server;
+mod world;

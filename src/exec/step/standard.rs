@@ -180,10 +180,7 @@ fn device(
     let refused = ground.user_namespace
         || mknodat(nodes.unwrap_or(dev), name, kind, Mode::from_raw_mode(mode), makedev(number.0, number.1)).is_err();
     let source = match nodes {
-        Some(nodes) if !refused => {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            openat(nodes, name, flags, Mode::empty()).during(format!("open /dev/{name}"))?
-        }
+        Some(nodes) if !refused => enter(nodes, name).during(format!("open /dev/{name}"))?,
         None if !refused => return Ok(()),
         Some(_) | None => {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -275,7 +275,7 @@ fn fill(engine: &Engine<'_>, dir: &Path, seed: Option<(LayerId, &Selected)>, own
     let (mode, uid, gid) = match seed {
         Some((layer, selected)) => {
             let tree = engine.layers.tree(&layer).map_err(io::Error::other)?;
-            engine.seeds.merge(&[tree], dir)?;
+            engine.seeds.replace(&tree, dir)?;
             selected.top().map_or((0o755, 0, 0), |meta| (meta.mode, meta.uid, meta.gid))
         }
         None => owner,

@@ -92,7 +92,7 @@ fn once(engine: &Engine<'_>, plan: &Plan) -> Finished {
                 running += 1;
                 let worker = std::thread::Builder::new().name("step".to_owned()).stack_size(STACK);
                 let worker = worker.spawn_scoped(scope, move || {
-                    let outcome = super::step::perform(engine, plan, id, &inputs, priority);
+                    let outcome = undying(|| super::step::perform(engine, plan, id, &inputs, priority));
                     // The receiver lives until every worker has reported.
                     let _ = report.send((id, outcome));
                 });
@@ -128,6 +128,18 @@ fn once(engine: &Engine<'_>, plan: &Plan) -> Finished {
         }
     });
     finished
+}
+
+/// What `perform` says of its step. A panic, which is a fault of ours, fails the step: a worker that never reports would let
+/// the build wait for ever.
+fn undying(
+    perform: impl FnOnce() -> (Option<Vertex>, Result<StepReport, StepError>),
+) -> (Option<Vertex>, Result<StepReport, StepError>) {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(perform)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panic");
+        (None, Err(StepError::refused(format!("internal error of rbuild: {text}"))))
+    })
 }
 
 /// Base images nobody needed a file of were never shown; they are part of the build all the same.

@@ -72,6 +72,12 @@ impl Store {
         Ok(path.join(DATA))
     }
 
+    /// The directory of a cache mount if there is one; not marked as used.
+    pub fn existing_cache_mount(&self, key: &Blake3) -> Option<PathBuf> {
+        let path = self.inner.root.join(Object::CacheMount(*key).path()).join(DATA);
+        path.is_dir().then_some(path)
+    }
+
     /// All cache mounts by key, with sizes: walks them.
     pub fn cache_mounts(&self) -> Result<Vec<CacheMount>> {
         let mut mounts = Vec::new();

@@ -92,7 +92,7 @@ pub struct BuildArgs {
     ///
     ///   type=registry,ref=NAME           also registry.insecure
     ///   type=local,src=DIR               a directory; also tag, digest
-    /// May be given several times.
+    /// mounts=none or ids of cache mounts: fill only these from it. May be given several times.
     #[arg(long, value_name = "CACHE", help_heading = "Cache", verbatim_doc_comment)]
     pub cache_from: Vec<String>,
 
@@ -101,8 +101,9 @@ pub struct BuildArgs {
     ///   type=registry,ref=NAME           a registry; also registry.insecure
     ///   type=local,dest=DIR              a directory; also tag
     ///   type=inline                      the image itself
-    /// Attributes: mode (max, the default: all steps; min: those in the result), ignore-error, oci-mediatypes,
-    /// compression (gzip, zstd, uncompressed), compression-level, force-compression.
+    /// Attributes: mode (max, the default: all steps; min: those in the result), mounts (all, or ids of cache mounts:
+    /// their content, too), ignore-error, oci-mediatypes, compression (gzip, zstd, uncompressed), compression-level,
+    /// force-compression.
     /// May be given several times.
     #[arg(long, value_name = "CACHE", help_heading = "Cache", verbatim_doc_comment)]
     pub cache_to: Vec<String>,

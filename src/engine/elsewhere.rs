@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use rbuild_cache::digest::{LayerId, StepKey};
+use rbuild_cache::digest::{Blake3, LayerId, StepKey};
 
 use super::record::StepRecord;
 use super::{Engine, StepError};
@@ -18,6 +18,8 @@ pub struct Known {
     pub records: BTreeMap<StepKey, StepRecord>,
     /// Keys under the names of whole inputs.
     pub aliases: BTreeMap<String, StepKey>,
+    /// Contents of cache mounts, as layers, under the names of their directories.
+    pub mounts: BTreeMap<Blake3, LayerId>,
 }
 
 /// What is wanted of a layer.

@@ -33,6 +33,8 @@ pub mod stack;
 mod step;
 mod workdir;
 
+pub use mounts::cache_mounts;
+
 pub use drive::{Finished, Memo, StepReport, drive};
 
 /// Gives the layers of base images, fetching what is not in the store yet.

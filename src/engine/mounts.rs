@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rbuild_cache::digest::{KeyHasher, LayerId};
+use rbuild_cache::digest::{Blake3, KeyHasher, LayerId};
 use rbuild_cache::{LockGuard, LockKind};
 
 use rustix::fs::{Gid, Mode, Uid};
@@ -18,7 +18,7 @@ use super::record::Facts;
 use super::step::Job;
 use super::{Engine, StepError};
 use crate::exec;
-use crate::plan::graph::{From, MountKind, Run, Sharing};
+use crate::plan::graph::{From, MountKind, Op, Plan, Run, Sharing};
 
 /// Version of how a cache mount's directory is named.
 const CACHE_MOUNT_VERSION: u32 = 1;
@@ -179,6 +179,32 @@ fn bound_trees(
     }
 }
 
+/// What a cache mount's directory is called, as far as the mount's own options say it.
+fn cache_hasher(id: &str, mode: u32, uid: u32, gid: u32) -> KeyHasher {
+    let mut hasher = KeyHasher::new("cache-mount", CACHE_MOUNT_VERSION);
+    hasher.text(id).number(mode.into()).number(uid.into()).number(gid.into());
+    hasher
+}
+
+/// The cache mounts of a plan by directory, with their ids; without those that start as a copy of something or are private.
+pub fn cache_mounts(plan: &Plan) -> BTreeMap<Blake3, String> {
+    let runs = plan.steps.node_weights().filter_map(|step| match &step.op {
+        Op::Run(run) => Some(run),
+        Op::Image(_) | Op::Copy(_) | Op::Workdir(_) => None,
+    });
+    let mount = |mount: &crate::plan::graph::Mount| match &mount.kind {
+        MountKind::Cache { id, from: None, sharing: Sharing::Shared | Sharing::Locked, mode, uid, gid, .. } => {
+            Some((cache_hasher(id, *mode, *uid, *gid).finish(), id.clone()))
+        }
+        MountKind::Cache { .. }
+        | MountKind::Bind { .. }
+        | MountKind::Tmpfs { .. }
+        | MountKind::Secret { .. }
+        | MountKind::Ssh { .. } => None,
+    };
+    runs.flat_map(|run| run.mounts.iter().filter_map(mount)).collect()
+}
+
 /// The directories of all cache mounts of a RUN, locked as their sharing asks.
 struct CacheDirs {
     dirs: BTreeMap<usize, PathBuf>,
@@ -192,8 +218,7 @@ impl CacheDirs {
         let mut wanted = Vec::new();
         for (index, mount) in op.mounts.iter().enumerate() {
             if let MountKind::Cache { id, sharing, mode, uid, gid, .. } = &mount.kind {
-                let mut hasher = KeyHasher::new("cache-mount", CACHE_MOUNT_VERSION);
-                hasher.text(id).number((*mode).into()).number((*uid).into()).number((*gid).into());
+                let mut hasher = cache_hasher(id, *mode, *uid, *gid);
                 if let Some(selected) = inputs.get(&index) {
                     hasher.text(&selected.digest);
                 }
@@ -218,7 +243,16 @@ impl CacheDirs {
             };
             let seed = inputs.get(&index);
             let layer = seed.map(|selected| copy::layer_of(job, selected)).transpose()?;
-            let fill = |dir: &Path| fill(job.engine, dir, layer.zip(seed), owner);
+            let fill = |dir: &Path| {
+                let from_elsewhere = job.engine.elsewhere.known().mounts.get(&key);
+                // A cache that cannot be had is an empty one.
+                if let Some(content) = from_elsewhere.filter(|id| job.engine.ensure(&[**id], Need::Files).is_ok())
+                    && let Ok(tree) = job.engine.layers.tree(content)
+                {
+                    job.engine.seeds.replace(&tree, dir)?;
+                }
+                fill(job.engine, dir, layer.zip(seed), owner)
+            };
             let dir = job.engine.store.cache_mount_with(&key, &id, fill);
             let dir = dir.map_err(|e| StepError::world(format!("open cache mount {id}"), &e))?;
             found.dirs.insert(index, dir);
@@ -227,7 +261,7 @@ impl CacheDirs {
     }
 
     /// A copy of the cache nobody uses now.
-    fn private(&mut self, job: &Job<'_>, hasher: &KeyHasher) -> Result<rbuild_cache::digest::Blake3, StepError> {
+    fn private(&mut self, job: &Job<'_>, hasher: &KeyHasher) -> Result<Blake3, StepError> {
         for number in 0..MOST_PRIVATE {
             let mut hasher = hasher.clone();
             hasher.text("private").number(number.into());
@@ -275,7 +309,7 @@ fn fill(engine: &Engine<'_>, dir: &Path, seed: Option<(LayerId, &Selected)>, own
     let (mode, uid, gid) = match seed {
         Some((layer, selected)) => {
             let tree = engine.layers.tree(&layer).map_err(io::Error::other)?;
-            engine.seeds.merge(&[tree], dir)?;
+            engine.seeds.replace(&tree, dir)?;
             selected.top().map_or((0o755, 0, 0), |meta| (meta.mode, meta.uid, meta.gid))
         }
         None => owner,

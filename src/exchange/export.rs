@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_cache::digest::{LayerId, StepKey};
+use rbuild_cache::LockKind;
+use rbuild_cache::digest::{Blake3, LayerId, StepKey};
 use tokio::task::JoinSet;
 
-use super::format::{self, CachedLayer, Config, FORMAT_VERSION, MAX_INDEX};
+use super::format::{self, CachedLayer, CachedMount, Config, FORMAT_VERSION, MAX_INDEX};
 use super::import::{Imported, Offer};
 use super::local::Directory;
 use super::spec::{Extent, Place, Target};
@@ -17,8 +18,10 @@ use crate::cancel::Cancel;
 use crate::catalog::Origin;
 use crate::catalog::pull::Puller;
 use crate::engine::Memo;
+use crate::engine::elsewhere::Elsewhere as _;
+use crate::engine::record::StepLayer;
 use crate::event::{Outcome, Progress, Stream, Vertex};
-use crate::layers::{Framing, LayerError, Layers};
+use crate::layers::{Framing, LayerError, Layers, Record};
 use crate::oci::manifest::{Descriptor, Packing};
 use crate::registry::{BlobSource, Destination};
 
@@ -106,21 +109,38 @@ impl Exports {
             records: BTreeMap::new(),
             aliases: BTreeMap::new(),
             layers: BTreeMap::new(),
+            mounts: BTreeMap::new(),
         };
         let mut transfers = JoinSet::new();
         let mut asked = BTreeSet::new();
+        let start = |transfers: &mut JoinSet<_>, outgoing: Outgoing| {
+            let (exports, to, vertex) = (self.clone(), to.clone(), vertex.clone());
+            transfers.spawn_on(async move { exports.transfer(outgoing, to.as_ref(), &vertex).await }, &self.runtime);
+        };
         for memo in chosen.values() {
             self.cancel.check()?;
             if !asked.insert(memo.record.layer.id) {
                 continue;
             }
-            let Some(outgoing) = self.outgoing(memo, target, vertex)? else { continue };
-            let (exports, to, vertex) = (self.clone(), to.clone(), vertex.clone());
-            transfers.spawn_on(async move { exports.transfer(outgoing, to.as_ref(), &vertex).await }, &self.runtime);
+            if let Some(outgoing) = self.outgoing(memo.record.layer, target, vertex)? {
+                start(&mut transfers, outgoing);
+            }
+        }
+        for (key, id) in results.mounts.iter().filter(|(_, id)| target.mounts.contain(id)) {
+            self.cancel.check()?;
+            if let Some(layer) = self.mount(key, id, vertex)?
+                && let Some(outgoing) = self.outgoing(layer, target, vertex)?
+            {
+                config.mounts.insert(*key, CachedMount { id: id.clone(), layer: outgoing.id });
+                if asked.insert(outgoing.id) {
+                    start(&mut transfers, outgoing);
+                }
+            }
         }
         for sent in self.runtime.block_on(self.finished(transfers))? {
             config.layers.insert(sent.id, sent.layer);
         }
+        config.mounts.retain(|_, mount| config.layers.contains_key(&mount.layer));
         for (key, memo) in chosen.into_iter().filter(|(_, memo)| config.layers.contains_key(&memo.record.layer.id)) {
             config.records.insert(key, memo.record.clone());
             config.aliases.extend(memo.alias.iter().map(|alias| (alias.clone(), key)));
@@ -144,9 +164,34 @@ impl Exports {
         })
     }
 
-    /// The layer of a result as it will be sent; `None` if it was lost.
-    fn outgoing(&self, memo: &Memo, target: &Target, vertex: &Vertex) -> Result<Option<Outgoing>, ExchangeError> {
-        let layer = memo.record.layer;
+    /// The content of a cache mount as a layer; what a cache has of it if it was not used here.
+    fn mount(&self, key: &Blake3, id: &str, vertex: &Vertex) -> Result<Option<StepLayer>, ExchangeError> {
+        let store = self.layers.store();
+        let Some(dir) = store.existing_cache_mount(key) else {
+            let known = self.imported.known().mounts.get(key).copied();
+            return Ok(known.and_then(|layer| self.imported.layer_of(layer)));
+        };
+        let line = format!("reading cache mount {id}");
+        vertex.status(&line, 0, 0, false);
+        // Nobody may be changing it.
+        let lock = store.lock(LockKind::CacheMount, &key.0, &|| self.cancel.is_cancelled(), &mut |_| {});
+        self.cancel.check()?;
+        let _lock = lock.map_err(LayerError::Store)?;
+        match self.layers.diff_dirs(&dir, &[]) {
+            Ok(Record { id, tree_id, diff_id, .. }) => {
+                vertex.done_part(line);
+                Ok(Some(StepLayer { id, tree: tree_id, diff_id }))
+            }
+            Err(LayerError::Cancelled(cancelled)) => Err(cancelled.into()),
+            Err(error) => {
+                vertex.log(Stream::Stderr, format!("cache mount {id} is left out: {error}\n").as_bytes());
+                Ok(None)
+            }
+        }
+    }
+
+    /// A layer as it will be sent; `None` if it was lost.
+    fn outgoing(&self, layer: StepLayer, target: &Target, vertex: &Vertex) -> Result<Option<Outgoing>, ExchangeError> {
         let offer = self.imported.offers(&layer.id).into_iter().next();
         let here = self.imported.is_here(&layer.id);
         if let Some(offer) = offer
@@ -156,13 +201,12 @@ impl Exports {
                 let text = format!("{} stays compressed as it is: it is not here\n", offer.layer.blob.digest);
                 vertex.log(Stream::Stderr, text.as_bytes());
             }
-            let mut layer = offer.layer.clone();
-            let mut index = None;
-            if layer.index.is_none() && self.layers.has_index(&memo.record.layer.id)? {
-                let (descriptor, bytes) = self.index(&memo.record.layer.id)?;
+            let (id, mut layer, mut index) = (layer.id, offer.layer.clone(), None);
+            if layer.index.is_none() && self.layers.has_index(&id)? {
+                let (descriptor, bytes) = self.index(&id)?;
                 (layer.index, index) = (Some(descriptor), Some(bytes));
             }
-            return Ok(Some(Outgoing { id: memo.record.layer.id, layer, index, offer: Some(offer) }));
+            return Ok(Some(Outgoing { id, layer, index, offer: Some(offer) }));
         }
         if !here {
             return Ok(None);

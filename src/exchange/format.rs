@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use rbuild_cache::digest::{BlobDigest, DiffId, LayerId, StepKey, TreeId};
+use rbuild_cache::digest::{Blake3, BlobDigest, DiffId, LayerId, StepKey, TreeId};
 use serde::{Deserialize, Serialize};
 
 use super::ExchangeError;
@@ -33,8 +33,19 @@ pub(super) struct Config {
     pub(super) records: BTreeMap<StepKey, StepRecord>,
     /// Keys under the names of whole inputs.
     pub(super) aliases: BTreeMap<String, StepKey>,
-    /// All layers that the records name.
+    /// All layers that records and mounts name.
     pub(super) layers: BTreeMap<LayerId, CachedLayer>,
+    /// Contents of cache mounts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) mounts: BTreeMap<Blake3, CachedMount>,
+}
+
+/// The content of a cache mount, as a layer on nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct CachedMount {
+    /// Its `id=`.
+    pub(super) id: String,
+    pub(super) layer: LayerId,
 }
 
 /// A layer of a cache.
@@ -106,12 +117,15 @@ impl Config {
 }
 
 /// Adds what another source knows; what is known already stays.
-pub(super) fn merge(known: &mut Known, records: BTreeMap<StepKey, StepRecord>, aliases: BTreeMap<String, StepKey>) {
-    for (key, record) in records {
+pub(super) fn merge(known: &mut Known, other: Known) {
+    for (key, record) in other.records {
         known.records.entry(key).or_insert(record);
     }
-    for (name, key) in aliases {
+    for (name, key) in other.aliases {
         known.aliases.entry(name).or_insert(key);
+    }
+    for (mount, layer) in other.mounts {
+        known.mounts.entry(mount).or_insert(layer);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::ExchangeError;
 use super::format::{self, CONFIG_TYPE, CachedLayer, Config, MAX_CONFIG, MAX_INDEX};
 use super::inline;
-use super::spec::Source;
+use super::spec::{From, Mounts, Source};
 use crate::cancel::Cancel;
 use crate::catalog::pull::Puller;
 use crate::catalog::{Image, ImageLayer, Origin};
@@ -135,7 +135,7 @@ impl Pending {
             let (mut known, mut offers) = (Known::default(), BTreeMap::<LayerId, Vec<Offer>>::new());
             for source in running {
                 let found = self.runtime.block_on(source).unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-                format::merge(&mut known, found.known.records, found.known.aliases);
+                format::merge(&mut known, found.known);
                 for (id, offer) in found.layers {
                     offers.entry(id).or_default().push(offer);
                 }
@@ -163,21 +163,19 @@ async fn read(
     puller: &Puller,
     vertex: &Vertex,
 ) -> Result<Found, ExchangeError> {
-    let (remote, selector, origin): (Arc<dyn Remote>, _, _) = match source {
-        Source::Registry { name, insecure } => {
+    let (remote, selector, origin): (Arc<dyn Remote>, _, _) = match &source.from {
+        From::Registry { name, insecure } => {
             let repository = puller.repository(name, *insecure);
             (Arc::new(repository), selector(name), Origin::Registry(name.name_only()))
         }
-        Source::Local { src, selector } => {
-            (Arc::new(Layout::open(src)?), selector.clone(), Origin::Layout(src.clone()))
-        }
+        From::Local { src, selector } => (Arc::new(Layout::open(src)?), selector.clone(), Origin::Layout(src.clone())),
     };
     let what = source.to_string();
     let document = remote.manifest(&selector).await?;
     vertex.done_part(format!("inferred cache manifest type: {}", document.media_type()));
     let malformed = |source| ExchangeError::Manifest { what: what.clone(), source };
     match document.parse().map_err(malformed)? {
-        Parsed::Manifest(_) => read_manifest(remote.as_ref(), &document, &origin, &what).await,
+        Parsed::Manifest(_) => read_manifest(remote.as_ref(), &document, &origin, &source.mounts, &what).await,
         Parsed::Index(index) => {
             let mut found = Found::default();
             let wanted = |entry: &&Descriptor| {
@@ -187,8 +185,8 @@ async fn read(
             };
             for entry in index.manifests.iter().filter(wanted).take(MAX_IMAGES) {
                 let document = remote.manifest(&Selector::Digest(entry.digest)).await?;
-                let one = read_manifest(remote.as_ref(), &document, &origin, &what).await?;
-                format::merge(&mut found.known, one.known.records, one.known.aliases);
+                let one = read_manifest(remote.as_ref(), &document, &origin, &source.mounts, &what).await?;
+                format::merge(&mut found.known, one.known);
                 found.layers.extend(one.layers);
             }
             Ok(found)
@@ -201,6 +199,7 @@ async fn read_manifest(
     remote: &dyn Remote,
     document: &Document,
     origin: &Origin,
+    mounts: &Mounts,
     what: &str,
 ) -> Result<Found, ExchangeError> {
     let malformed = |source| ExchangeError::Manifest { what: what.to_owned(), source };
@@ -213,7 +212,12 @@ async fn read_manifest(
         let bytes = remote.blob(&parsed.config).await?.bytes(MAX_CONFIG).await?;
         let config = Config::read(&bytes, what)?;
         config.layers.into_iter().for_each(|(id, layer)| offer(id, layer));
-        (found.known.records, found.known.aliases) = (config.records, config.aliases);
+        let mounts = config.mounts.into_iter().filter(|(_, mount)| mounts.contain(&mount.id));
+        found.known = Known {
+            records: config.records,
+            aliases: config.aliases,
+            mounts: mounts.map(|(key, mount)| (key, mount.layer)).collect(),
+        };
         return Ok(found);
     }
     let of_image = parsed.config.media_type.as_ref().contains("image");
@@ -246,7 +250,7 @@ impl Imported {
         let Some((first, others)) = offers.split_first() else { return own };
         if form == Form::Files
             || first.layer.diff_id != layer.diff_id
-            || !(self.is_verified(&layer.id) || !self.is_here(&layer.id))
+            || (self.is_here(&layer.id) && !self.is_verified(&layer.id))
         {
             return own;
         }
@@ -254,6 +258,12 @@ impl Imported {
         let same = others.iter().filter(|offer| offer.layer.blob.digest == first.layer.blob.digest);
         listed.from.extend(same.map(|offer| offer.from.clone()));
         listed
+    }
+
+    /// A layer that is offered, as results name it.
+    pub(super) fn layer_of(&self, id: LayerId) -> Option<StepLayer> {
+        let CachedLayer { tree, diff_id, .. } = self.offers(&id).into_iter().next()?.layer;
+        Some(StepLayer { id, tree, diff_id })
     }
 
     /// Whoever has a layer and did not fail to give it.

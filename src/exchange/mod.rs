@@ -17,10 +17,10 @@ mod inline;
 mod local;
 pub mod spec;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rbuild_cache::digest::LayerId;
+use rbuild_cache::digest::{Blake3, LayerId};
 
 pub use export::Exports;
 pub use import::{Form, Imported, Pending};
@@ -40,6 +40,8 @@ pub struct Results {
     pub steps: Vec<Arc<Memo>>,
     /// The layers of the images.
     pub layers: BTreeSet<LayerId>,
+    /// The cache mounts of its steps, with their ids.
+    pub mounts: BTreeMap<Blake3, String>,
 }
 
 impl Results {
@@ -47,6 +49,7 @@ impl Results {
     pub fn extend(&mut self, other: Self) {
         self.steps.extend(other.steps);
         self.layers.extend(other.layers);
+        self.mounts.extend(other.mounts);
     }
 }
 

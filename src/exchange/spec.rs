@@ -1,5 +1,6 @@
 //! `--cache-from` and `--cache-to` as decided: every attribute is understood or refused by name.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rbuild_cache::digest::BlobDigest;
@@ -58,9 +59,42 @@ pub enum SpecError {
     },
 }
 
+/// Which cache mounts travel: `mounts=all|none|ID,…`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Mounts {
+    /// None.
+    #[default]
+    None,
+    /// All of the build.
+    All,
+    /// Those with these ids.
+    Ids(BTreeSet<String>),
+}
+
+impl Mounts {
+    /// Whether the mount with this id does.
+    pub fn contain(&self, id: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            // As in a Dockerfile `deps` and `/deps` are one.
+            Self::Ids(ids) => ids.contains(id.trim_start_matches('/')),
+        }
+    }
+}
+
+/// A cache to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Where it is.
+    pub from: From,
+    /// Cache mounts that are filled from it when they are new.
+    pub mounts: Mounts,
+}
+
 /// Where results may be found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum From {
     /// A cache or an image in a registry.
     Registry {
         /// Its name, with a tag or digest.
@@ -121,6 +155,8 @@ pub struct Target {
     pub framing: Framing,
     /// `force-compression`: also layers that came from a cache in another form.
     pub force: bool,
+    /// `mounts`
+    pub mounts: Mounts,
     /// `flattened`: also results of RUNs that could not keep owners.
     pub flattened: bool,
     /// `ignore-error`: whether a failure is only a warning.
@@ -134,10 +170,11 @@ impl Source {
     /// The source of `type=<kind>` with these attributes (without `type`).
     pub fn parse(kind: &str, attributes: &[(String, String)]) -> Result<Self, SpecError> {
         let mut given = Given::new(FROM, kind, attributes);
-        let source = match kind {
+        let mounts = given.mounts(Mounts::All)?;
+        let from = match kind {
             "registry" => {
                 let name = given.reference()?;
-                Self::Registry { name, insecure: given.flag("registry.insecure", false)? }
+                From::Registry { name, insecure: given.flag("registry.insecure", false)? }
             }
             "local" => {
                 let src = given.required("src", "local")?.into();
@@ -149,22 +186,22 @@ impl Source {
                         Selector::Digest(digest.ok_or_else(|| value("digest", &text, "expected sha256:…"))?)
                     }
                 };
-                Self::Local { src, selector }
+                From::Local { src, selector }
             }
             "inline" => return Err(SpecError::Type("importer", kind.to_owned())),
             other => return Err(unknown("importer", other)),
         };
         given.finish()?;
-        Ok(source)
+        Ok(Self { from, mounts })
     }
 }
 
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Registry { name, .. } => name.fmt(f),
-            Self::Local { src, selector: Selector::Tag(tag) } => write!(f, "local:{}:{tag}", src.display()),
-            Self::Local { src, selector: Selector::Digest(digest) } => write!(f, "local:{}@{digest}", src.display()),
+        match &self.from {
+            From::Registry { name, .. } => name.fmt(f),
+            From::Local { src, selector: Selector::Tag(tag) } => write!(f, "local:{}:{tag}", src.display()),
+            From::Local { src, selector: Selector::Digest(digest) } => write!(f, "local:{}@{digest}", src.display()),
         }
     }
 }
@@ -178,6 +215,7 @@ impl Target {
             family: Family::Oci,
             framing: Framing::Gzip { level: crate::layers::gzip::DEFAULT_LEVEL },
             force: false,
+            mounts: Mounts::None,
             flattened: false,
             ignore_error: true,
         }
@@ -215,6 +253,7 @@ impl Target {
         if target.place != Place::Inline {
             given.blobs(&mut target)?;
             target.flattened = given.flag("flattened", false)?;
+            target.mounts = given.mounts(Mounts::None)?;
         }
         given.finish()?;
         Ok(target)
@@ -276,6 +315,19 @@ impl Given {
         let text = self.required("ref", "registry")?;
         let name = Reference::parse_tagged(&text).map_err(|source| SpecError::Name { text, source })?;
         Ok(name.with_default_tag())
+    }
+
+    fn mounts(&mut self, default: Mounts) -> Result<Mounts, SpecError> {
+        let Some(text) = self.take("mounts") else { return Ok(default) };
+        match text.as_str() {
+            "all" => Ok(Mounts::All),
+            "none" => Ok(Mounts::None),
+            "" => Err(value("mounts", "", "expected all, none or ids of cache mounts")),
+            // A comma separates attributes, so within one there is another separator, too.
+            ids => {
+                Ok(Mounts::Ids(ids.split([',', ';']).map(|id| id.trim().trim_start_matches('/').to_owned()).collect()))
+            }
+        }
     }
 
     fn tag(&mut self) -> Result<String, SpecError> {
@@ -343,6 +395,11 @@ mod tests {
     #[test]
     fn attributes_become_decisions() {
         assert_eq!(from("registry", "ref=app").expect("valid").to_string(), "docker.io/library/app:latest");
+        let ids = Mounts::Ids(["a", "b"].map(str::to_owned).into());
+        assert_eq!(from("registry", "ref=app mounts=a;b").expect("valid").mounts, ids);
+        assert_eq!(from("registry", "ref=app").expect("valid").mounts, Mounts::All);
+        assert_eq!(to("registry", "ref=app mounts=all").expect("valid").mounts, Mounts::All);
+        assert_eq!(to("registry", "ref=app").expect("valid").mounts, Mounts::None);
         assert_eq!(from("local", "src=/c tag=x").expect("valid").to_string(), "local:/c:x");
         let target = to("registry", "ref=a/b:c mode=min compression=zstd compression-level=9 ignore-error=false");
         let target = target.expect("valid");

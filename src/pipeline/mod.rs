@@ -252,6 +252,7 @@ impl Common<'_> {
             let mut image = assemble(&plan, &finished, &images, &|layer| imported.image_layer(layer, spec.form))?;
             one.results.steps = finished.steps.values().filter_map(|report| report.memo.clone()).collect();
             one.results.layers = image.layers.iter().map(|layer| layer.layer).collect();
+            one.results.mounts = engine::cache_mounts(&plan);
             exchange::embed(&mut image, spec.inline_cache.then_some(&one.results));
             let platform = image.platform().map_err(|e| BuildError::world("assemble the image", &e))?;
             one.image = Some((platform, image));

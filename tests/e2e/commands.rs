@@ -61,10 +61,11 @@ fn save_and_load(who: Who) {
         let ids = [&rig, &other].map(|r| r.ok(&["images", "-q", "--no-trunc", "app:1.0"]).stdout);
         assert_eq!(ids[0], ids[1], "{format}");
     }
-    let all = rig.command(&["save", "app:1.0"]).stdout(std::process::Stdio::piped()).spawn().expect("starts");
+    let mut all = rig.command(&["save", "app:1.0"]).stdout(std::process::Stdio::piped()).spawn().expect("starts");
     let other = Rig::empty(who);
-    let load = start(other.command(&["load"]).stdin(all.stdout.expect("piped")));
+    let load = start(other.command(&["load"]).stdin(all.stdout.take().expect("piped")));
     let out = finish(load, &["load"]);
+    assert!(all.wait().expect("ends").success());
     assert!(out.status.success() && out.stdout.contains("app:1.0"), "{}{}", out.stdout, out.stderr);
 }
 

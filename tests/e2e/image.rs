@@ -9,7 +9,7 @@ use sha2::Digest as _;
 
 /// One file of the flattened root.
 #[derive(Clone, Debug)]
-pub struct File {
+pub(crate) struct File {
     pub mode: u32,
     pub uid: u64,
     pub gid: u64,
@@ -18,7 +18,7 @@ pub struct File {
 
 /// An image with its layers applied.
 #[derive(Debug)]
-pub struct Image {
+pub(crate) struct Image {
     pub config_digest: String,
     pub manifest_digest: String,
     pub manifest: Value,
@@ -27,14 +27,14 @@ pub struct Image {
 }
 
 /// As OCI writes it.
-pub fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let sum = sha2::Sha256::digest(bytes);
     format!("sha256:{}", sum.iter().map(|b| format!("{b:02x}")).collect::<String>())
 }
 
 impl Image {
     /// Reads and checks an OCI layout, as a tar or as a directory, with one image.
-    pub fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         if path.is_dir() {
             let mut bytes = Vec::new();
             let mut tar = tar::Builder::new(&mut bytes);
@@ -90,7 +90,7 @@ impl Image {
     }
 
     /// One letter a history entry: `L` has a layer, `-` has none.
-    pub fn history(&self) -> String {
+    pub(crate) fn history(&self) -> String {
         let entries = self.config["history"].as_array().cloned().unwrap_or_default();
         entries.iter().map(|e| if e["empty_layer"] == Value::Bool(true) { '-' } else { 'L' }).collect()
     }

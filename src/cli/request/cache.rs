@@ -5,7 +5,7 @@
 use super::{RequestError, usage};
 use crate::cli::env::Env;
 use crate::cli::fields;
-use crate::exchange::spec::{Place, Source, Target};
+use crate::exchange::spec::{From, Place, Source, Target};
 
 /// Type and attributes of an option.
 type Parts = (String, Vec<(String, String)>);
@@ -15,7 +15,7 @@ pub(super) fn sources(texts: &[String], env: &Env) -> Result<Vec<Source>, Reques
     let mut sources = Vec::new();
     for (kind, attributes) in parts(texts)? {
         let mut source = Source::parse(&kind, &attributes).map_err(|error| RequestError::Usage(error.to_string()))?;
-        if let Source::Local { src, .. } = &mut source {
+        if let From::Local { src, .. } = &mut source.from {
             *src = env.path(&*src);
         }
         if !sources.contains(&source) {
@@ -89,9 +89,8 @@ mod tests {
         assert_eq!(shown, ["docker.io/library/a:latest", "docker.io/library/b:2", "local:/work/c:latest"]);
         let targets = targets(&["type=local,dest=c".to_owned()], true, &env).expect("valid");
         assert_eq!(targets.iter().filter(|target| target.place == Place::Inline).count(), 1);
-        assert!(
-            super::targets(&["type=local,dest=c".to_owned(), "type=local,dest=./c".to_owned()], true, &env).is_ok()
-        );
+        let twice = ["type=local,dest=c".to_owned(), "type=local,dest=./c".to_owned()];
+        assert!(super::targets(&twice, true, &env).is_err());
         assert!(super::targets(&["a".to_owned(), "a:latest".to_owned()], true, &env).is_err());
         assert!(super::sources(&["ref=a".to_owned()], &env).is_err());
     }

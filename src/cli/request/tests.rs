@@ -90,8 +90,8 @@ fn errors_in_dockers_words() {
             ("--allow everything .", "failed to build: invalid entitlement: everything"),
             ("--ulimit x=1 .", "invalid ulimit type: x"),
             ("--shm-size x .", "--shm-size: invalid size: 'x'"),
-            ("--cache-from x .", "--cache-from is not supported yet"),
-            ("--cache-to x --squash .", "--cache-to is not supported yet"),
+            ("--cache-from type=gha .", "cache type gha is not supported: use registry, local or inline"),
+            ("--cache-to type=local,dest=x,y=1 .", "unknown attribute \"y\" of --cache-to type=local"),
             ("-m 1g .", "--memory is not supported yet"),
             ("--provenance=true .", "--provenance: attestations are not supported yet; only --provenance=false is"),
             ("--provenance=mode=max .", "--provenance: attestations are not supported yet; only --provenance=false is"),
@@ -344,7 +344,8 @@ fn the_rest() {
         ] {
             assert_eq!(ok(env, &format!("{text} .")).pull, want);
         }
-        assert_eq!(ok(env, "--build-arg BUILDKIT_INLINE_CACHE=1 .").notes.len(), 1);
+        let inline = ok(env, "--build-arg BUILDKIT_INLINE_CACHE=1 .");
+        assert_eq!((inline.cache_to, inline.notes.len()), (vec![crate::exchange::spec::Target::inline()], 0));
     });
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, statfs, symlinkat};
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{Depth, INERT, READ_ONLY, Target, bind, fresh};
+use super::mounts::{Depth, INERT, READ_ONLY, Target, bind, enter, fresh};
 use super::staging::Staging;
 use super::walk::{Missing, Rooted};
 use super::{During, Fault, Ground, names};

@@ -166,7 +166,9 @@ mod tests {
 
     fn facts(list: &[(&str, &str)]) -> Facts {
         let mut facts = Facts::default();
-        list.iter().for_each(|(n, v)| facts.push(*n, *v));
+        for (name, value) in list {
+            facts.push(*name, *value);
+        }
         facts
     }
 

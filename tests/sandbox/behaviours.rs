@@ -539,6 +539,7 @@ fn programs_of_the_host(setting: Setting) {
     let command = HostCommand {
         argv: ["sh", "-c", script].map(Into::into).to_vec(),
         env: vec![("WORD".into(), "said".into())],
+        unset: Vec::new(),
         cwd: Some("/".into()),
         stdin: b"read\n".to_vec(),
         ..HostCommand::default()

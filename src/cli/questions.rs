@@ -50,7 +50,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
     let (display, progress) = screen::open(true, env)?;
     let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let inputs = Inputs::open(&request, &opened.store, &progress, time as i64)?;
-    let puller = opened.puller(env, &progress)?;
+    let puller = opened.puller(env, &request.registries, &progress)?;
     let fetcher = Fetcher::new(opened.store.clone(), opened.runtime.handle().clone());
     let scratch = opened.scratch()?;
     let snapshots = opened.snapshots(scratch.path());

@@ -11,7 +11,7 @@ use rbuild_cache::digest::BlobDigest;
 use super::record::{Image, ImageId, ImageLayer, Named, Origin};
 use super::{Catalog, CatalogError};
 use crate::cancel::{Cancel, Cancelled};
-use crate::event::{Stream, Vertex};
+use crate::event::{Stream, Vertex, Warning};
 use crate::layers::{LayerError, Layers, foreign_layer_id};
 use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Document, MAX_CONFIG, Manifest, ManifestError, Parsed};
@@ -188,8 +188,9 @@ impl Puller {
                 let asked = self.ask(name, platform, Some(found.clone())).await;
                 asked.or_else(|error| {
                     if let Some(vertex) = vertex {
-                        let line = format!("{error}; using the image that is in the store\n");
-                        vertex.log(Stream::Stderr, line.as_bytes());
+                        let short = format!("{}: {error}; using the image that is in the store", name.familiar());
+                        vertex.log(Stream::Stderr, format!("{short}\n").as_bytes());
+                        vertex.warn(Warning { short, detail: Vec::new(), url: None, place: None });
                     }
                     Ok(found)
                 })
@@ -232,6 +233,19 @@ impl Puller {
 
     /// What the registry says now, with one HEAD request if that is what it said before.
     async fn ask(&self, name: &Reference, platform: &Platform, known: Option<Resolved>) -> Result<Resolved, PullError> {
+        self.ask_registry(name, platform, known).await.map_err(|error| match error {
+            // The address that was not asked says less.
+            PullError::Registry(Error::Offline(_)) => Error::Offline(name.to_string()).into(),
+            error => error,
+        })
+    }
+
+    async fn ask_registry(
+        &self,
+        name: &Reference,
+        platform: &Platform,
+        known: Option<Resolved>,
+    ) -> Result<Resolved, PullError> {
         let repository = self.client.repository(name);
         let selector = selector(name);
         if let Some(known) = known
@@ -252,7 +266,7 @@ impl Puller {
         let origin = Origin::Registry(name.name_only());
         let found = self.fetch(&repository, document, platform, &origin, &name.to_string()).await?;
         let images = if before.digest == Some(digest) { before.images } else { Vec::new() };
-        let mut named = Named { images, digest: Some(digest), index };
+        let mut named = Named { images, digest: Some(digest), index, ..Named::default() };
         named.insert(platform.normalize(), found.id);
         self.catalog.remember(name, &named)?;
         if name.digest().is_none() {

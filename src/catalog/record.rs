@@ -1,5 +1,6 @@
 //! What the catalog writes down: an image by its ID, and what a name means. JSON; the store's kinds carry the version.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -153,6 +154,9 @@ pub struct Named {
     /// The index, if that is what it stands for; other platforms are found in it without asking again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<Document>,
+    /// For an index that `manifest create` made: where its manifests are, by digest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub members: BTreeMap<String, Origin>,
 }
 
 /// One image behind a name.

@@ -14,6 +14,7 @@ use super::args_build::{BuildArgs, ExplainRuleArgs, GraphArgs, PlanArgs};
 use super::args_image::{
     HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs, PullArgs, PushArgs, RmiArgs, SaveArgs, TagArgs,
 };
+use super::args_registry::{CopyArgs, LoginArgs, LogoutArgs, ManifestCommand, RegistryCommand};
 use super::args_run::RunArgs;
 use super::args_store::{CacheCommand, CompletionsArgs, DuArgs, ExplainArgs, PruneArgs};
 
@@ -98,6 +99,19 @@ pub enum Task {
     /// Make an image from a tar archive of a root directory
     Import(ImportArgs),
 
+    /// Keep name and password of a registry, after trying them
+    Login(LoginArgs),
+    /// Forget name and password of a registry
+    Logout(LogoutArgs),
+    /// List what a registry has
+    #[command(subcommand)]
+    Registry(RegistryCommand),
+    /// Look at manifests in registries, or join them to an index
+    #[command(subcommand)]
+    Manifest(ManifestCommand),
+    /// Copy an image or index from registry to registry, past the store
+    Copy(CopyArgs),
+
     /// Show what the store takes
     Du(DuArgs),
     /// Free space in the store
@@ -121,6 +135,7 @@ const GROUPS: &[(&str, &[&str])] = &[
     ("Building", &["build", "plan", "graph", "explain"]),
     ("Images", &["images", "inspect", "history", "tag", "rmi", "run"]),
     ("Moving images", &["pull", "push", "save", "load", "import"]),
+    ("Registries", &["login", "logout", "registry", "manifest", "copy"]),
     ("Store", &["du", "prune", "cache"]),
     ("Other", &["doctor", "explain-rule", "completions", "version"]),
 ];

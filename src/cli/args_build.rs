@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::args_registry::RegistryArgs;
+
 /// What to build.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "What to build")]
@@ -39,6 +41,10 @@ pub struct SourceArgs {
     /// Label of the image
     #[arg(long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
+
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }
 
 /// `rbuild build`

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::args_registry::RegistryArgs;
+
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ListFormat {
@@ -87,6 +89,9 @@ pub struct SaveArgs {
     /// Kind of archive
     #[arg(long, value_name = "FORMAT", default_value = "docker")]
     pub format: ArchiveFormat,
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }
 
 /// Kinds of image archives.
@@ -135,6 +140,9 @@ pub struct PullArgs {
     /// Print only the name
     #[arg(short, long)]
     pub quiet: bool,
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }
 
 /// `rbuild push`
@@ -146,4 +154,7 @@ pub struct PushArgs {
     /// Print nothing
     #[arg(short, long)]
     pub quiet: bool,
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }

@@ -2,6 +2,8 @@
 
 use clap::Args;
 
+use super::args_registry::RegistryArgs;
+
 /// `rbuild run`
 #[derive(Args, Clone, Debug, Default)]
 pub struct RunArgs {
@@ -68,4 +70,8 @@ pub struct RunArgs {
     /// Limit of processes, e.g. nofile=1024:2048
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]
     pub ulimit: Vec<String>,
+
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registries: RegistryArgs,
 }

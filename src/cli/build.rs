@@ -31,7 +31,7 @@ use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::plan::PlanOptions;
 use crate::snapshot::Copied;
 use crate::source::Source;
-use crate::ui::{Display, Mode, Size, failed_to_solve, warnings_summary};
+use crate::ui::{Display, Mode, Size, WarningList, failed_to_solve, warnings_summary};
 
 /// Builds, or answers a question about the Dockerfile.
 pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bool) -> Done {
@@ -45,10 +45,12 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
     let (looks, notes) = display_options(env, now, terminal_size);
     let display =
         Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
-    let progress = Progress::new(vec![display.observer()], now);
+    let heard = WarningList::default();
+    let progress = Progress::new(vec![display.observer(), Box::new(heard.clone())], now);
     let done = super::world::with_room(|| work(&request, env, &opened, &progress))?;
     display.close();
     let mut warnings: Vec<Warning> = request.notes.iter().chain(&notes).map(|note| plain_warning(note)).collect();
+    warnings.extend(heard.warnings());
     let shown = match request.progress.mode {
         Mode::Auto | Mode::Plain | Mode::Tty => true,
         Mode::Quiet | Mode::RawJson | Mode::None => false,
@@ -107,7 +109,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
     let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let fetcher = super::far::fetcher(request, env, opened);
     let inputs = Inputs::open(request, opened, &fetcher, progress, time as i64)?;
-    let puller = opened.puller(env, progress)?;
+    let puller = opened.puller(env, &request.registries, progress)?;
     let scratch = opened.scratch()?;
     let snapshots = opened.snapshots(scratch.path());
     let world = World {

@@ -4,6 +4,7 @@
 pub mod args;
 pub mod args_build;
 pub mod args_image;
+pub mod args_registry;
 pub mod args_run;
 pub mod args_store;
 mod build;
@@ -17,16 +18,20 @@ pub mod command_history;
 pub mod command_images;
 pub mod command_inspect;
 mod contexts;
+mod docker_config;
 pub mod env;
 mod far;
 mod fields;
 mod images;
+mod login;
 pub mod metadata;
 mod moving;
 mod outputs;
 mod questions;
 mod records;
 mod registries;
+mod registries_conf;
+mod remote;
 pub mod request;
 mod run;
 mod screen;
@@ -140,6 +145,11 @@ fn dispatch(cli: Cli, env: &Env) -> Done {
         Task::Save(args) => moving::save(&args, env, &place?),
         Task::Load(args) => moving::load(&args, env, &place?),
         Task::Import(args) => moving::import(&args, env, &place?),
+        Task::Login(args) => login::login(&args, env),
+        Task::Logout(args) => login::logout(&args, env),
+        Task::Registry(command) => remote::registry(&command, env),
+        Task::Manifest(command) => remote::manifest(&command, env, &place?),
+        Task::Copy(args) => remote::copy(&args, env),
         Task::Du(args) => store::usage(&args, &place?),
         Task::Prune(args) => store::prune(&args, &place?),
         Task::Cache(command) => store::cache(&command, &place?),

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::args_image::{ArchiveFormat, ImportArgs, LoadArgs, PullArgs, PushArgs, SaveArgs};
 use super::env::Env;
 use super::records::best;
-use super::request::{StoreRequest, parse_platform};
+use super::request::{RegistryRequest, StoreRequest, parse_platform};
 use super::world::{Opened, enter, now};
 use super::{Done, Failure, print, screen};
 use crate::catalog::pull::{Policy, PullError, Puller, Source};
@@ -27,10 +27,12 @@ const STREAM: &str = "-";
 pub(super) fn pull(args: &PullArgs, env: &Env, place: &StoreRequest) -> Done {
     let name = filed(reference(&args.name)?);
     let platform = platform(args.platform.as_deref())?;
+    let registries = RegistryRequest::new(&args.registries, env)?;
     let opened = Opened::new(enter(false)?, place)?;
     let before = opened.catalog().named(&name).map_err(|e| Failure::of(&e))?;
     let (display, progress) = screen::open(args.quiet, env)?;
-    let pulled = fetch(&opened, env, &name, &platform, Policy::Always, &progress);
+    let puller = opened.puller(env, &registries, &progress)?;
+    let pulled = fetch(&opened, &puller, &name, &platform, Policy::Always, &progress);
     display.close();
     let named = pulled?.named;
     let mut out = String::new();
@@ -54,13 +56,12 @@ pub(super) struct Fetched {
 /// Gets an image and gives it its name.
 pub(super) fn fetch(
     opened: &Opened,
-    env: &Env,
+    puller: &Puller,
     name: &Reference,
     platform: &Platform,
     policy: Policy,
     progress: &Progress,
 ) -> Result<Fetched, Failure> {
-    let puller = opened.puller(env, progress)?;
     let vertex = progress.vertex(format!("pull {name}"), &[]);
     vertex.start();
     let source = Source::Image(name.clone());
@@ -78,6 +79,7 @@ pub(super) fn fetch(
 /// `rbuild push`
 pub(super) fn push(args: &PushArgs, env: &Env, place: &StoreRequest) -> Done {
     let name = reference(&args.name)?;
+    let registries = RegistryRequest::new(&args.registries, env)?;
     let opened = Opened::new(enter(false)?, place)?;
     let catalog = opened.catalog();
     let Some(named) = catalog.named(&name).map_err(|e| Failure::of(&e))? else {
@@ -85,7 +87,7 @@ pub(super) fn push(args: &PushArgs, env: &Env, place: &StoreRequest) -> Done {
     };
     let subject = Subject { images: images(&catalog, &named)?, names: vec![name.clone()], epoch: None };
     let (display, progress) = screen::open(args.quiet, env)?;
-    let puller = opened.puller(env, &progress)?;
+    let puller = opened.puller(env, &registries, &progress)?;
     let mut nowhere = std::io::sink();
     let mut around = Surroundings { progress: &progress, inputs: &[], stream: &mut nowhere };
     let pushed = exporter(&opened, puller).push_names(&subject, &Push::default(), &mut around);
@@ -112,10 +114,11 @@ pub(super) fn save(args: &SaveArgs, env: &Env, place: &StoreRequest) -> Done {
         ArchiveFormat::Docker => true,
         ArchiveFormat::Oci => false,
     };
+    let registries = RegistryRequest::new(&args.registries, env)?;
     let opened = Opened::new(enter(false)?, place)?;
     let subjects = subjects(&opened.catalog(), &args.images, docker)?;
     let (display, progress) = screen::open(matches!(dest, Dest::Stream), env)?;
-    let puller = opened.puller(env, &progress)?;
+    let puller = opened.puller(env, &registries, &progress)?;
     let mut stdout = std::io::stdout();
     let mut around = Surroundings { progress: &progress, inputs: &[], stream: &mut stdout };
     let saved = exporter(&opened, puller).save(&subjects, docker, &dest, &mut around);
@@ -163,7 +166,7 @@ pub(super) fn load(args: &LoadArgs, env: &Env, place: &StoreRequest) -> Done {
     };
     let opened = Opened::new(enter(false)?, place)?;
     let (display, progress) = screen::open(args.quiet, env)?;
-    let puller = opened.puller(env, &progress)?;
+    let puller = opened.puller(env, &RegistryRequest::default(), &progress)?;
     let runtime = opened.runtime.handle();
     let vertex = progress.vertex(format!("load {what}"), &[]);
     vertex.start();
@@ -203,7 +206,7 @@ pub(super) fn import(args: &ImportArgs, env: &Env, place: &StoreRequest) -> Done
         (open(&env.path(&args.file))?, args.file.display().to_string())
     };
     let opened = Opened::new(enter(false)?, place)?;
-    let puller = opened.puller(env, &Progress::silent())?;
+    let puller = opened.puller(env, &RegistryRequest::default(), &Progress::silent())?;
     let imported = puller.import(archive, &what, name.as_ref(), &platform, &created);
     let id =
         imported.map_err(|e| if opened.cancel.is_cancelled() { Failure::text("canceled") } else { Failure::of(&e) })?;

@@ -123,7 +123,7 @@ fn load(
 }
 
 /// Writes a file whole or not at all.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file =
         tempfile::NamedTempFile::new_in(dir).map_err(|e| Failure::of(&e).named(&path.display().to_string()))?;

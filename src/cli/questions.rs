@@ -51,7 +51,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
     let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let fetcher = super::far::fetcher(&request, env, &opened);
     let inputs = Inputs::open(&request, &opened, &fetcher, &progress, time as i64)?;
-    let puller = opened.puller(env, &progress)?;
+    let puller = opened.puller(env, &request.registries, &progress)?;
     let scratch = opened.scratch()?;
     let snapshots = opened.snapshots(scratch.path());
     let world = World {

@@ -3,37 +3,68 @@
 //! Read here, at the edge; `registry` gets plain data.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Failure;
 use super::env::Env;
+use super::request::RegistryRequest;
+use super::{Failure, registries_conf};
 use crate::cancel::Cancel;
 use crate::event::Progress;
-use crate::exec::{HostCommand, Session};
+use crate::exec::{Host, HostCommand};
 use crate::registry::credentials::{Credentials, Helper};
-use crate::registry::{HostOptions, Options, Proxies};
+use crate::registry::{HostOptions, Network, Options, Proxies};
 
 const DAEMON_JSON: &str = "/etc/docker/daemon.json";
-const CERTS: &str = "/etc/docker/certs.d";
+const CERTS: [&str; 2] = ["/etc/docker/certs.d", "/etc/containers/certs.d"];
 
-/// All settings for a client.
-pub(super) fn options(env: &Env, progress: &Progress, session: &Session) -> Result<Options, Failure> {
-    let mut hosts = from_daemon_json(Path::new(DAEMON_JSON))?;
-    certificates(Path::new(CERTS), &mut hosts)?;
+/// All settings for a client: what is configured, and what `request` puts on top. Helpers are started by `programs`.
+pub(super) fn options(
+    env: &Env,
+    request: &RegistryRequest,
+    progress: &Progress,
+    programs: &Arc<Host>,
+) -> Result<Options, Failure> {
+    let (mut hosts, nets) = from_daemon_json(Path::new(DAEMON_JSON))?;
+    let own = env.filled("HOME").map(|home| Path::new(&home).join(".config"));
+    let own = own.into_iter().flat_map(|dir| [dir.join("docker/certs.d"), dir.join("containers/certs.d")]);
+    for dir in CERTS.iter().map(PathBuf::from).chain(own) {
+        certificates(&dir, &mut hosts)?;
+    }
     let variable = |name: &str| env.filled(name).or_else(|| env.filled(&name.to_ascii_lowercase()));
     let proxies = Proxies { http: variable("HTTP_PROXY"), https: variable("HTTPS_PROXY"), no: variable("NO_PROXY") };
-    Ok(Options {
+    let mut options = Options {
         hosts,
-        credentials: credentials(env, session)?,
+        insecure_nets: nets,
+        rules: registries_conf::rules(env)?,
+        credentials: credentials(env, programs)?,
         proxies,
         progress: progress.clone(),
         ..Options::default()
-    })
+    };
+    request.apply(&mut options);
+    Ok(options)
 }
 
-/// `DOCKER_AUTH_CONFIG`, else `config.json`; helpers are run as the user who called us, outside of any namespace.
-fn credentials(env: &Env, session: &Session) -> Result<Credentials, Failure> {
+/// Runs `docker-credential-NAME ACTION` as the user who called us, outside of any namespace. Its output, or its complaint.
+pub(super) fn run_helper(programs: &Host, name: &str, action: &str, input: &str) -> Result<String, String> {
+    let argv = vec![format!("docker-credential-{name}").into(), action.into()];
+    let command = HostCommand { argv, stdin: input.as_bytes().to_vec(), ..HostCommand::default() };
+    let output = programs.run(&command, &Cancel::new()).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => "not found in PATH".to_owned(),
+        _ => e.to_string(),
+    })?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match (output.code, text(&output.stdout)) {
+        (0, said) => Ok(said),
+        // By their protocol helpers complain on stdout.
+        (_, said) if !said.trim().is_empty() => Err(said),
+        (code, _) => Err(format!("exit status {code}: {}", text(&output.stderr).trim())),
+    }
+}
+
+/// `DOCKER_AUTH_CONFIG`, else `config.json`.
+fn credentials(env: &Env, programs: &Arc<Host>) -> Result<Credentials, Failure> {
     let json = match env.filled("DOCKER_AUTH_CONFIG") {
         Some(text) => text.into_bytes(),
         None => {
@@ -47,24 +78,21 @@ fn credentials(env: &Env, session: &Session) -> Result<Credentials, Failure> {
             }
         }
     };
-    let host = session.host().clone();
-    let helper: Helper = Arc::new(move |program: &str, input: &str| {
-        let argv = vec![format!("docker-credential-{program}").into(), "get".into()];
-        let command = HostCommand { argv, stdin: input.as_bytes().to_vec(), ..HostCommand::default() };
-        let output = host.run(&command, &Cancel::new()).map_err(|e| e.to_string())?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.code == 0 { Ok(text) } else { Err(text) }
-    });
+    let programs = programs.clone();
+    let helper: Helper = Arc::new(move |name: &str, server: &str| run_helper(&programs, name, "get", server));
     Credentials::from_config(&json, Some(helper)).map_err(|e| Failure::of(&e))
 }
 
+/// What daemon.json says: treatment by host, and networks whose hosts are insecure.
+type Daemon = (BTreeMap<String, HostOptions>, Vec<Network>);
+
 /// `registry-mirrors` and `insecure-registries` of Docker's daemon.json; no such file is no setting.
-fn from_daemon_json(path: &Path) -> Result<BTreeMap<String, HostOptions>, Failure> {
-    let mut hosts: BTreeMap<String, HostOptions> = BTreeMap::new();
+fn from_daemon_json(path: &Path) -> Result<Daemon, Failure> {
+    let (mut hosts, mut nets): Daemon = <_>::default();
     let bytes = match fs_err::read(path) {
         Ok(bytes) => bytes,
         Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) => {
-            return Ok(hosts);
+            return Ok((hosts, nets));
         }
         Err(e) => return Err(Failure::of(&e)),
     };
@@ -74,13 +102,16 @@ fn from_daemon_json(path: &Path) -> Result<BTreeMap<String, HostOptions>, Failur
         json[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
     };
     for host in texts("insecure-registries") {
-        hosts.entry(host).or_default().insecure = true;
+        match Network::parse(&host) {
+            Some(net) => nets.push(net),
+            None => hosts.entry(host).or_default().insecure = true,
+        }
     }
     let mirrors = texts("registry-mirrors");
     if !mirrors.is_empty() {
         hosts.entry("docker.io".to_owned()).or_default().mirrors = mirrors;
     }
-    Ok(hosts)
+    Ok((hosts, nets))
 }
 
 /// `certs.d/HOST/{*.crt,*.cert,*.key}`.
@@ -117,14 +148,15 @@ mod tests {
     fn daemon_json_gives_mirrors_and_insecure_hosts() {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("daemon.json");
-        let text = r#"{"registry-mirrors": ["https://mirror.example"], "insecure-registries": ["reg.example:5000"]}"#;
+        let text = r#"{"registry-mirrors": ["https://mirror.example"], "insecure-registries": ["reg.example:5000", "10.0.0.0/8"]}"#;
         std::fs::write(&path, text).expect("written");
-        let hosts = from_daemon_json(&path).unwrap_or_else(|f| panic!("{f}"));
+        let (hosts, nets) = from_daemon_json(&path).unwrap_or_else(|f| panic!("{f}"));
+        assert_eq!(nets, Network::parse("10.0.0.0/8").into_iter().collect::<Vec<_>>());
         assert_eq!(hosts["docker.io"].mirrors, ["https://mirror.example"]);
         assert!(hosts["reg.example:5000"].insecure);
         std::fs::write(&path, "{").expect("written");
         assert!(from_daemon_json(&path).is_err());
-        assert!(from_daemon_json(&dir.path().join("none")).is_ok_and(|hosts| hosts.is_empty()));
+        assert!(from_daemon_json(&dir.path().join("none")).is_ok_and(|(hosts, _)| hosts.is_empty()));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::args_run::RunArgs;
 use super::env::Env;
 use super::moving::fetch;
 use super::records::best;
-use super::request::{RunRequest, StoreRequest};
+use super::request::{RegistryRequest, RunRequest, StoreRequest};
 use super::terminal::Terminal;
 use super::world::{Opened, enter, now};
 use super::{Done, Failure, print, screen};
@@ -49,7 +49,8 @@ pub(super) fn run(args: &RunArgs, env: &Env, place: &StoreRequest) -> Done {
 fn start(args: &RunArgs, env: &Env, place: &StoreRequest) -> Done {
     let request = RunRequest::new(args, env)?;
     let opened = Opened::new(enter(true)?, place)?;
-    let image = obtain(&request.image, env, &opened)?;
+    let registries = RegistryRequest::new(&args.registries, env)?;
+    let image = obtain(&request.image, env, &registries, &opened)?;
     let ids = image.layer_ids();
     let config = image.parsed().map_err(|e| Failure::of(&e).named(&format!("image {}", request.image)))?.config;
     let world = |e: LayerError| Failure::of(&e).named(&format!("image {}", request.image));
@@ -87,7 +88,7 @@ fn start(args: &RunArgs, env: &Env, place: &StoreRequest) -> Done {
 }
 
 /// The image, with all its layers in the store: from the registry if there is none of that name.
-fn obtain(text: &str, env: &Env, opened: &Opened) -> Result<Image, Failure> {
+fn obtain(text: &str, env: &Env, registries: &RegistryRequest, opened: &Opened) -> Result<Image, Failure> {
     let catalog = opened.catalog();
     let missing = |what: &dyn std::fmt::Display| Failure::text(format!("No such image: {what}"));
     let image = match catalog.find(text) {
@@ -100,7 +101,14 @@ fn obtain(text: &str, env: &Env, opened: &Opened) -> Result<Image, Failure> {
             // There is nobody left to tell when stderr is gone.
             let _ = writeln!(std::io::stderr(), "Unable to find image '{}' locally", name.familiar());
             let (display, progress) = screen::open(false, env)?;
-            let fetched = fetch(opened, env, &name, &Platform::host(), Policy::Missing, &progress);
+            let fetched = fetch(
+                opened,
+                &opened.puller(env, registries, &progress)?,
+                &name,
+                &Platform::host(),
+                Policy::Missing,
+                &progress,
+            );
             display.close();
             return Ok(fetched?.image);
         }
@@ -108,7 +116,7 @@ fn obtain(text: &str, env: &Env, opened: &Opened) -> Result<Image, Failure> {
     };
     if !all_here(opened, &image.layer_ids()).map_err(|e| Failure::of(&e))? {
         let (display, progress) = screen::open(false, env)?;
-        let puller = opened.puller(env, &progress)?;
+        let puller = opened.puller(env, registries, &progress)?;
         let vertex = progress.vertex(format!("fetch layers of {text}"), &[]);
         vertex.start();
         let fetched = opened.runtime.block_on(puller.ensure_layers(&image, &vertex, &opened.cancel));

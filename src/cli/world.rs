@@ -10,7 +10,7 @@ use rbuild_cache::{ObjectRef, References, Store, StoreOptions};
 use super::Failure;
 use super::env::Env;
 use super::registries;
-use super::request::StoreRequest;
+use super::request::{RegistryRequest, StoreRequest};
 use crate::cancel::Cancel;
 use crate::catalog::pull::Puller;
 use crate::catalog::{self, Catalog};
@@ -77,11 +77,7 @@ impl Opened {
             Ownership::Exact => OwnershipMode::Exact,
             Ownership::Flattened => OwnershipMode::Flattened,
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|e| Failure::of(&e))?;
+        let runtime = runtime()?;
         let cancel = Cancel::new();
         let layers =
             Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
@@ -96,8 +92,8 @@ impl Opened {
     }
 
     /// What fetches images, with the user's credentials and settings.
-    pub(super) fn puller(&self, env: &Env, progress: &Progress) -> Result<Puller, Failure> {
-        let options = registries::options(env, progress, &self.session)?;
+    pub(super) fn puller(&self, env: &Env, request: &RegistryRequest, progress: &Progress) -> Result<Puller, Failure> {
+        let options = registries::options(env, request, progress, self.session.host())?;
         Ok(Puller::new(self.layers.clone(), Client::new(options)))
     }
 
@@ -126,6 +122,45 @@ impl Drop for Opened {
     /// The thread that tidies up may still be at it, and is not waited for.
     fn drop(&mut self) {
         self.store.close();
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    built.map_err(|e| Failure::of(&e))
+}
+
+/// What commands work with that talk to registries and open no store: no namespaces either.
+pub(super) struct Line {
+    /// Waiting on network and signals.
+    pub(super) runtime: tokio::runtime::Runtime,
+    /// Raised by the first SIGINT or SIGTERM.
+    pub(super) cancel: Cancel,
+}
+
+impl Line {
+    /// Opens it.
+    pub(super) fn new() -> Result<Self, Failure> {
+        let (runtime, cancel) = (runtime()?, Cancel::new());
+        watch_signals(&runtime, &cancel);
+        Ok(Self { runtime, cancel })
+    }
+
+    /// Waits for something to be done, or for the user to want no more of it.
+    pub(super) fn wait<T>(&self, work: impl Future<Output = Result<T, crate::registry::Error>>) -> Result<T, Failure> {
+        /// How often it is looked whether the user wants no more.
+        const CHECK: std::time::Duration = std::time::Duration::from_millis(100);
+        self.runtime.block_on(async {
+            let mut work = std::pin::pin!(work);
+            loop {
+                if let Ok(done) = tokio::time::timeout(CHECK, &mut work).await {
+                    return done.map_err(|e| Failure::of(&e));
+                }
+                if self.cancel.is_cancelled() {
+                    return Err(Failure::text("canceled"));
+                }
+            }
+        })
     }
 }
 

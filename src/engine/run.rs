@@ -70,8 +70,7 @@ impl Work for RunWork<'_> {
             return Err(StepError::refused("security.insecure is not allowed"));
         }
         let ids = engine.layer_ids(job.plan, &job.parent, Need::Files)?;
-        let account =
-            account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, op)?;
+        let account = account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, op)?;
         let scratch = engine.store.temp_dir("run").map_err(|e| StepError::world("make a working directory", &e))?;
         let mounts = mounts::prepare(job, op, inputs, scratch.path())?;
         let mut env = op.env.clone();
@@ -139,7 +138,8 @@ fn exec_error(error: crate::exec::ExecError, op: &Run, vertex: &Vertex) -> StepE
         ExecError::Cancelled(c) => StepError::Cancelled(c),
         ExecError::NotExecutable(text) => {
             let looked_up = text.starts_with("exec: ");
-            let before = if looked_up { "unable to start container process: error during container init: " } else { "" };
+            let before =
+                if looked_up { "unable to start container process: error during container init: " } else { "" };
             vertex.log(Stream::Stderr, format!("{before}{text}\n").as_bytes());
             failed(op, if looked_up { "exit code: 1" } else { "exit code: 255" })
         }

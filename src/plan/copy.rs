@@ -194,13 +194,7 @@ fn is_symbolic(text: &str) -> bool {
 }
 
 /// Only these options appear, as in BuildKit: `--parents`, `--chown`, `--chmod`.
-fn history_text(
-    copy: &ast::Copy,
-    options: &Options,
-    paths: &[String],
-    destination: &str,
-    add: bool,
-) -> String {
+fn history_text(copy: &ast::Copy, options: &Options, paths: &[String], destination: &str, add: bool) -> String {
     let mut words = vec![if add { "ADD" } else { "COPY" }.to_owned()];
     if copy.parents {
         words.push("--parents".to_owned());

@@ -100,6 +100,10 @@ impl Scopes {
     pub(super) fn push(path: &str) -> Self {
         Self::default().and(path, &["pull", "push"])
     }
+    /// Listing the repositories of a registry.
+    pub(super) fn catalog() -> Self {
+        Self(BTreeMap::from([("registry:catalog".to_owned(), BTreeSet::from(["*".to_owned()]))]))
+    }
     /// These scopes and `actions` on one more repository.
     pub(super) fn and(mut self, path: &str, actions: &[&str]) -> Self {
         let entry = self.0.entry(format!("repository:{path}")).or_default();

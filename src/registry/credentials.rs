@@ -13,7 +13,7 @@ use serde::Deserialize;
 /// The key Docker uses for Docker Hub.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
 /// What a helper returns as user name when the secret is an identity token.
-const TOKEN_USER: &str = "<token>";
+pub const TOKEN_USER: &str = "<token>";
 
 /// How to prove who we are.
 #[derive(Clone, PartialEq, Eq)]
@@ -26,7 +26,12 @@ pub enum Credential {
         password: String,
     },
     /// An OAuth2 refresh token.
-    Identity(String),
+    Identity {
+        /// Whose, if that is known.
+        username: String,
+        /// The token.
+        token: String,
+    },
     /// A bearer token to send as it is.
     Bearer(String),
 }
@@ -35,7 +40,7 @@ impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Basic { username, .. } => write!(f, "Basic({username}, …)"),
-            Self::Identity(_) => f.write_str("Identity(…)"),
+            Self::Identity { .. } => f.write_str("Identity(…)"),
             Self::Bearer(_) => f.write_str("Bearer(…)"),
         }
     }
@@ -67,6 +72,8 @@ pub enum CredentialError {
 pub struct Credentials {
     config: DockerConfig,
     helper: Option<Helper>,
+    /// For every host, whatever the config says.
+    only: Option<Credential>,
 }
 
 impl fmt::Debug for Credentials {
@@ -108,6 +115,11 @@ impl Credentials {
         Self::default()
     }
 
+    /// One credential for whoever asks: to find out whether it is good.
+    pub fn only(credential: Credential) -> Self {
+        Self { only: Some(credential), ..Self::default() }
+    }
+
     /// The credentials of a `config.json`. Without `helper`, helpers it names are errors when they are needed.
     pub fn from_config(json: &[u8], helper: Option<Helper>) -> Result<Self, CredentialError> {
         let config = if json.iter().all(u8::is_ascii_whitespace) {
@@ -115,13 +127,15 @@ impl Credentials {
         } else {
             serde_json::from_slice(json).map_err(|error| CredentialError::Config(error.to_string()))?
         };
-        Ok(Self { config, helper })
+        Ok(Self { config, helper, only: None })
     }
 
     /// The credential for a registry host (`docker.io`, `localhost:5000`); may run a helper, so it can take a while.
     pub fn lookup(&self, host: &str) -> Result<Option<Credential>, CredentialError> {
-        let hub = is_hub(host);
-        let server = if hub { HUB_KEY } else { host };
+        if let Some(only) = &self.only {
+            return Ok(Some(only.clone()));
+        }
+        let server = server_key(host);
         let config = &self.config;
         let named = config.cred_helpers.iter().find(|(key, _)| same_host(key, host)).map(|(_, name)| name);
         let store = config.creds_store.as_ref().filter(|name| !name.is_empty());
@@ -152,7 +166,9 @@ impl Credentials {
         let answer: HelperAnswer = serde_json::from_str(&answer).map_err(|error| fail(error.to_string()))?;
         Ok(match answer {
             HelperAnswer { secret, .. } if secret.is_empty() => None,
-            HelperAnswer { username, secret } if username == TOKEN_USER => Some(Credential::Identity(secret)),
+            HelperAnswer { username, secret } if username == TOKEN_USER => {
+                Some(Credential::Identity { username: String::new(), token: secret })
+            }
             HelperAnswer { username, secret } => Some(Credential::Basic { username, password: secret }),
         })
     }
@@ -162,7 +178,8 @@ impl AuthEntry {
     fn credential(&self, host: &str) -> Result<Option<Credential>, CredentialError> {
         let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
         if let Some(token) = text(&self.identitytoken) {
-            return Ok(Some(Credential::Identity(token)));
+            let username = text(&self.username).unwrap_or_default();
+            return Ok(Some(Credential::Identity { username, token }));
         }
         if let Some(token) = text(&self.registrytoken) {
             return Ok(Some(Credential::Bearer(token)));
@@ -178,6 +195,11 @@ impl AuthEntry {
         Ok(text(&self.username)
             .map(|username| Credential::Basic { username, password: text(&self.password).unwrap_or_default() }))
     }
+}
+
+/// The key of a registry in `auths`, and its name for helpers.
+pub fn server_key(host: &str) -> &str {
+    if is_hub(host) { HUB_KEY } else { host }
 }
 
 fn is_hub(host: &str) -> bool {
@@ -199,6 +221,10 @@ mod tests {
         Credential::Basic { username: username.to_owned(), password: password.to_owned() }
     }
 
+    fn identity(token: &str) -> Credential {
+        Credential::Identity { username: String::new(), token: token.to_owned() }
+    }
+
     #[test]
     fn every_form_of_auths_is_understood() {
         let json = br#"{"auths":{
@@ -212,7 +238,7 @@ mod tests {
         let get = |host: &str| credentials.lookup(host);
         assert_eq!(get("docker.io"), Ok(Some(basic("me", "sec:ret"))));
         assert_eq!(get("reg.example"), Ok(Some(basic("u", "p"))));
-        assert_eq!(get("token.example:5000"), Ok(Some(Credential::Identity("abc".to_owned()))));
+        assert_eq!(get("token.example:5000"), Ok(Some(identity("abc"))));
         assert_eq!(get("bearer.example"), Ok(Some(Credential::Bearer("t".to_owned()))));
         assert_eq!(get("empty.example"), Ok(None));
         assert_eq!(get("token.example"), Ok(None), "the port is part of the host");
@@ -233,7 +259,7 @@ mod tests {
             br#"{"credsStore":"store","credHelpers":{"a.example":"ecr"},"auths":{"plain.example":{"auth":"dTpw"}}}"#;
         let credentials = Credentials::from_config(json, Some(helper)).expect("valid");
         assert_eq!(credentials.lookup("docker.io"), Ok(Some(basic("hub", "s"))));
-        assert_eq!(credentials.lookup("a.example"), Ok(Some(Credential::Identity("refresh".to_owned()))));
+        assert_eq!(credentials.lookup("a.example"), Ok(Some(identity("refresh"))));
         assert_eq!(credentials.lookup("plain.example"), Ok(Some(basic("u", "p"))));
         let error = credentials.lookup("other.example").expect_err("the helper is broken");
         assert_eq!(error.to_string(), "credential helper docker-credential-store for other.example: exec: not found");

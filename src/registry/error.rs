@@ -34,6 +34,22 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
+    /// The other side stopped in the middle of it.
+    #[error("failed to do request: {method} {url:?}: nothing moved for {seconds} s")]
+    Silent {
+        /// HTTP method.
+        method: String,
+        /// Without query.
+        url: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The user wants nobody to be asked.
+    #[error("{0}: not in the store, and --offline forbids to ask for it")]
+    Offline(String),
+    /// The user wants this registry not to be used.
+    #[error("{0}: blocked by registries.conf")]
+    Blocked(String),
     /// An answer with an unexpected status.
     #[error("unexpected status from {method} request to {url}: {status}{message}")]
     Status {
@@ -118,6 +134,30 @@ impl Error {
 
     pub(super) fn protocol(what: impl fmt::Display, message: impl Into<String>) -> Self {
         Self::Protocol { what: what.to_string(), message: message.into() }
+    }
+
+    /// Whether the registry could not be talked to, as opposed to: it said no.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Transport { .. } | Self::Silent { .. } => true,
+            Self::Status { status, .. } => status.is_server_error() || status.as_u16() == 429,
+            Self::NotFound(_)
+            | Self::Denied { .. }
+            | Self::Offline(_)
+            | Self::Blocked(_)
+            | Self::Digest { .. }
+            | Self::Size { .. }
+            | Self::TooLarge { .. }
+            | Self::Manifest { .. }
+            | Self::Credential(_)
+            | Self::Options { .. }
+            | Self::Protocol { .. }
+            | Self::Io(_) => false,
+        }
+    }
+
+    pub(super) fn silent(method: &reqwest::Method, url: &url::Url, waited: std::time::Duration) -> Self {
+        Self::Silent { method: method.to_string(), url: shown(url), seconds: waited.as_secs() }
     }
 
     pub(super) fn transport(method: &reqwest::Method, url: &url::Url, source: reqwest::Error) -> Self {

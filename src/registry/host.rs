@@ -5,17 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
-use tokio::io::AsyncSeekExt as _;
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
+use super::body::{self, Body};
 use super::challenge::{self, Challenge, Scopes};
 use super::credentials::Credential;
 use super::error::{Error, shown};
@@ -24,12 +24,14 @@ use crate::event::Outcome;
 
 const USER_AGENT: &str = concat!("rbuild/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection that says nothing for so long is dead; a slow one is not.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a server that may not speak TLS gets to say so.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REDIRECTS: usize = 10;
-/// Enough for any error text or token.
+/// Entries asked for at once; registries may give fewer.
+const PAGE: &str = "1000";
+/// Lists that go on for longer lead in a circle.
+const MAX_PAGES: usize = 10_000;
+/// Enough for any error text, token, or page of a list.
 const MAX_ANSWER: usize = 1 << 20;
 
 pub(super) struct Host {
@@ -55,6 +57,8 @@ impl fmt::Debug for Host {
 struct Auth {
     challenge: Option<Challenge>,
     tokens: BTreeMap<Scopes, HeaderValue>,
+    /// What a token server gave to be used instead of the password.
+    identity: Option<String>,
 }
 
 /// A request that can be sent more than once.
@@ -68,13 +72,6 @@ pub(super) struct Call {
     pub(super) authorize: bool,
     /// Whether sending it twice does no harm.
     pub(super) repeat: bool,
-}
-
-#[derive(Clone)]
-pub(super) enum Body {
-    Empty,
-    Bytes(Vec<u8>),
-    File { path: PathBuf, size: u64 },
 }
 
 impl Call {
@@ -130,6 +127,9 @@ impl Host {
     /// Sends a request until there is an answer worth reading: not 401 while we have something better to offer, and
     /// not a transient failure while there is patience.
     pub(super) async fn send(&self, call: &Call) -> Result<Response, Error> {
+        if self.shared.offline {
+            return Err(Error::Offline(shown(&call.url)));
+        }
         let (mut attempt, mut challenged) = (0, 0);
         loop {
             let authorization = if call.authorize { self.authorization(&call.scopes).await? } else { None };
@@ -152,6 +152,10 @@ impl Host {
                     attempt += 1;
                     self.shared.retry.pause(attempt, None)
                 }
+                Err(Error::Silent { .. }) if call.repeat => {
+                    attempt += 1;
+                    self.shared.retry.pause(attempt, None)
+                }
                 _ => None,
             };
             match pause {
@@ -167,19 +171,41 @@ impl Host {
         if let Some(value) = authorization {
             request = request.header(header::AUTHORIZATION, value);
         }
-        request = match &call.body {
-            Body::Empty if matches!(call.method, Method::POST | Method::PUT) => {
-                request.header(header::CONTENT_LENGTH, 0)
-            }
-            Body::Empty => request,
-            Body::Bytes(bytes) => request.body(bytes.clone()),
-            Body::File { path, size } => {
-                let mut file = tokio::fs::File::open(path).await?;
-                file.rewind().await?;
-                request.header(header::CONTENT_LENGTH, *size).body(reqwest::Body::from(file))
-            }
+        let beat = Arc::new(AtomicU64::new(0));
+        request = match (call.body.size(), call.method.clone()) {
+            (0, Method::POST | Method::PUT) => request.header(header::CONTENT_LENGTH, 0),
+            (0, _) => request,
+            (size, _) => request.header(header::CONTENT_LENGTH, size).body(body::start(&call.body, &beat)),
         };
-        request.send().await.map_err(|error| Error::transport(&call.method, &call.url, error))
+        let sent = self.attentively(call, &beat, request.send()).await?;
+        sent.map_err(|error| Error::transport(&call.method, &call.url, error))
+    }
+
+    /// Waits for an answer as long as something moves: what is sent counts too, and a slow line is no reason to give up.
+    async fn attentively<T>(&self, call: &Call, beat: &AtomicU64, work: impl Future<Output = T>) -> Result<T, Error> {
+        let silence = self.shared.retry.silence;
+        let mut work = std::pin::pin!(work);
+        let mut heard = 0;
+        loop {
+            if let Ok(done) = tokio::time::timeout(silence, &mut work).await {
+                return Ok(done);
+            }
+            match beat.load(Ordering::Relaxed) {
+                now if now != heard => heard = now,
+                _ => return Err(Error::silent(&call.method, &call.url, silence)),
+            }
+        }
+    }
+
+    /// The next piece of an answer's body.
+    pub(super) async fn piece(&self, method: &Method, response: &mut Response) -> Result<Option<Vec<u8>>, Error> {
+        let silence = self.shared.retry.silence;
+        match tokio::time::timeout(silence, response.chunk()).await {
+            Ok(piece) => {
+                piece.map(|piece| piece.map(Vec::from)).map_err(|error| Error::transport(method, response.url(), error))
+            }
+            Err(_) => Err(Error::silent(method, response.url(), silence)),
+        }
     }
 
     /// The client and the scheme; the first call finds out which one an insecure host speaks.
@@ -202,9 +228,10 @@ impl Host {
         }
     }
 
-    /// Whether this host's certificate is not looked at: what comes from it is still checked by digest.
+    /// Whether this host's certificate is not looked at: what comes from it is still checked by digest. This machine needs
+    /// none, unless somebody says which one it has.
     fn is_lax(&self) -> bool {
-        self.options.insecure || self.options.plain_http || self.loopback
+        self.options.insecure || self.options.plain_http || (self.loopback && self.options.ca.is_empty())
     }
 
     fn build(&self) -> Result<reqwest::Client, Error> {
@@ -212,7 +239,6 @@ impl Host {
         let mut builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
             .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
             .referer(false)
             .no_proxy();
@@ -225,7 +251,7 @@ impl Host {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
         let mut roots = Vec::new();
-        for pem in &self.options.ca {
+        for pem in self.options.ca.iter().chain(&self.shared.ca) {
             roots.extend(reqwest::Certificate::from_pem_bundle(pem).map_err(fault)?);
         }
         if !roots.is_empty() && !self.is_lax() {
@@ -250,6 +276,44 @@ impl Host {
         self.credential.get_or_try_init(lookup).await.map(Option::as_ref)
     }
 
+    /// As references call it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All pages of a list, from `first` on. `what` is the list's name in messages.
+    pub(super) async fn list(
+        &self,
+        mut first: Url,
+        scopes: &Scopes,
+        what: &str,
+        page: &(dyn Fn(&[u8]) -> serde_json::Result<Vec<String>> + Sync),
+    ) -> Result<Vec<String>, Error> {
+        first.query_pairs_mut().append_pair("n", PAGE);
+        let (mut out, mut next) = (Vec::new(), Some(first));
+        for _ in 0..MAX_PAGES {
+            let Some(url) = next.take() else { return Ok(out) };
+            let response = self.send(&Call::new(Method::GET, url, scopes.clone())).await?;
+            if !response.status().is_success() {
+                return Err(self.refusal("pull", what.to_owned(), &Method::GET, response).await);
+            }
+            next = next_page(&response);
+            let bytes = self.read_limited(response).await?;
+            out.extend(page(&bytes).map_err(|error| Error::protocol(what, error.to_string()))?);
+        }
+        Err(Error::protocol(what, format!("the list has more than {MAX_PAGES} pages")))
+    }
+
+    /// Whether the registry takes our credential. A token server may give a token to be kept instead of the password.
+    pub(super) async fn verify(&self) -> Result<Option<String>, Error> {
+        let call = Call::new(Method::GET, self.url("").await?, Scopes::default());
+        let response = self.send(&call).await?;
+        if !response.status().is_success() {
+            return Err(self.refusal("login", self.name.clone(), &Method::GET, response).await);
+        }
+        Ok(self.auth.lock().await.identity.take())
+    }
+
     /// The header for a request, if the host is known to want one.
     async fn authorization(&self, scopes: &Scopes) -> Result<Option<HeaderValue>, Error> {
         let mut auth = self.auth.lock().await;
@@ -258,15 +322,16 @@ impl Host {
             Some(Challenge::Basic) => match self.credential().await? {
                 Some(Credential::Basic { username, password }) => Ok(Some(self.basic(username, password)?)),
                 Some(Credential::Bearer(token)) => Ok(Some(self.bearer(token)?)),
-                Some(Credential::Identity(_)) | None => Ok(None),
+                Some(Credential::Identity { .. }) | None => Ok(None),
             },
             Some(Challenge::Bearer { realm, service, .. }) => {
                 if let Some(token) = auth.tokens.get(scopes) {
                     return Ok(Some(token.clone()));
                 }
                 // The lock is held: others who need the same token wait for this one.
-                let token = self.fetch_token(&realm, service.as_deref(), scopes).await?;
-                let token = self.bearer(&token)?;
+                let given = self.fetch_token(&realm, service.as_deref(), scopes).await?;
+                let token = self.bearer(&given.token)?;
+                auth.identity = given.refresh;
                 auth.tokens.insert(scopes.clone(), token.clone());
                 Ok(Some(token))
             }
@@ -294,9 +359,9 @@ impl Host {
             // What we sent was too old or too narrow.
             (Challenge::Bearer { realm, service, scope }, Some(_)) => {
                 let wider = scope.clone().merge(scopes);
-                let token = self.fetch_token(realm, service.as_deref(), &wider).await?;
-                let token = self.bearer(&token)?;
-                auth.tokens.insert(scopes.clone(), token);
+                let given = self.fetch_token(realm, service.as_deref(), &wider).await?;
+                auth.identity = given.refresh;
+                auth.tokens.insert(scopes.clone(), self.bearer(&given.token)?);
                 true
             }
         };
@@ -321,10 +386,10 @@ impl Host {
         Ok(value)
     }
 
-    async fn fetch_token(&self, realm: &str, service: Option<&str>, scopes: &Scopes) -> Result<String, Error> {
+    async fn fetch_token(&self, realm: &str, service: Option<&str>, scopes: &Scopes) -> Result<Given, Error> {
         let credential = self.credential().await?;
         if let Some(Credential::Bearer(token)) = credential {
-            return Ok(token.clone());
+            return Ok(Given { token: token.clone(), refresh: None });
         }
         let vertex = self.shared.progress.vertex(format!("[auth] {scopes} token for {}", self.address), &[]);
         vertex.start();
@@ -342,14 +407,14 @@ impl Host {
         service: Option<&str>,
         scopes: &Scopes,
         credential: Option<&Credential>,
-    ) -> Result<String, Error> {
+    ) -> Result<Given, Error> {
         let url = Url::parse(realm).map_err(|error| self.fault(&format!("token server {realm:?}: {error}")))?;
         let plain = url.scheme() != "https" && !url.host_str().is_some_and(is_loopback);
         if credential.is_some() && plain && !self.is_lax() {
             return Err(self.fault(&format!("refusing to send credentials to {} without TLS", shown(&url))));
         }
         match credential {
-            Some(Credential::Identity(refresh)) => {
+            Some(Credential::Identity { token: refresh, .. }) => {
                 let form = url::form_urlencoded::Serializer::new(String::new())
                     .append_pair("grant_type", "refresh_token")
                     .append_pair("refresh_token", refresh)
@@ -366,7 +431,7 @@ impl Host {
                 if !matches!(response.status().as_u16(), 401 | 404 | 405) {
                     return self.read_token(response, scopes, false).await;
                 }
-                let login = Some((TOKEN_LOGIN, refresh.as_str()));
+                let login = Some((super::credentials::TOKEN_USER, refresh.as_str()));
                 self.read_token(self.get_token(url, service, scopes, login).await?, scopes, false).await
             }
             Some(Credential::Basic { username, password }) => {
@@ -397,6 +462,9 @@ impl Host {
             if let Some((username, _)) = login {
                 query.append_pair("account", username);
             }
+            if self.shared.keep_token {
+                query.append_pair("client_id", "rbuild").append_pair("offline_token", "true");
+            }
         }
         self.token_request(Method::GET, &url, |request| match login {
             Some((username, password)) => request.basic_auth(username, Some(password)),
@@ -414,7 +482,9 @@ impl Host {
         let (client, _) = self.client().await?;
         let mut attempt = 0;
         loop {
-            let outcome = fill(client.request(method.clone(), url.clone())).send().await;
+            let call = Call::new(method.clone(), url.clone(), Scopes::default());
+            let request = fill(client.request(method.clone(), url.clone()));
+            let outcome = self.attentively(&call, &AtomicU64::new(0), request.send()).await?;
             let server = match &outcome {
                 Ok(response) if is_transient(response.status()) => retry_after(response),
                 Ok(_) | Err(_) => None,
@@ -428,15 +498,16 @@ impl Host {
         }
     }
 
-    async fn read_token(&self, response: Response, scopes: &Scopes, anonymous: bool) -> Result<String, Error> {
+    async fn read_token(&self, response: Response, scopes: &Scopes, anonymous: bool) -> Result<Given, Error> {
         #[derive(Deserialize)]
         struct Answer {
             token: Option<String>,
             access_token: Option<String>,
+            refresh_token: Option<String>,
         }
         let status = response.status();
         let url = response.url().clone();
-        let bytes = read_limited(response).await?;
+        let bytes = self.read_limited(response).await?;
         if matches!(status.as_u16(), 401 | 403) {
             let kind = if anonymous { "anonymous" } else { "oauth" };
             let message = format!("failed to authorize: failed to fetch {kind} token: {status}{}", message_of(&bytes));
@@ -452,27 +523,41 @@ impl Host {
         }
         let answer: Answer = serde_json::from_slice(&bytes)
             .map_err(|error| Error::protocol(format_args!("token server {}", shown(&url)), error.to_string()))?;
-        answer
-            .access_token
-            .filter(|token| !token.is_empty())
-            .or(answer.token)
-            .filter(|token| !token.is_empty())
-            .ok_or_else(|| Error::protocol(format_args!("token server {}", shown(&url)), "the answer holds no token"))
+        let filled = |token: Option<String>| token.filter(|token| !token.is_empty());
+        let token = filled(answer.access_token).or_else(|| filled(answer.token)).ok_or_else(|| {
+            Error::protocol(format_args!("token server {}", shown(&url)), "the answer holds no token")
+        })?;
+        Ok(Given { token, refresh: filled(answer.refresh_token) })
     }
 
-    /// Turns an answer nobody wanted into the error that says why. `action` is `pull` or `push`.
+    /// Reads an answer that should be short.
+    pub(super) async fn read_limited(&self, mut response: Response) -> Result<Vec<u8>, Error> {
+        let mut out = Vec::new();
+        while let Some(piece) = self.piece(&Method::GET, &mut response).await? {
+            if out.len() + piece.len() > MAX_ANSWER {
+                return Err(Error::TooLarge { what: shown(response.url()), limit: MAX_ANSWER as u64 });
+            }
+            out.extend_from_slice(&piece);
+        }
+        Ok(out)
+    }
+
+    /// Turns an answer nobody wanted into the error that says why. `action` is `pull`, `push` or `login`.
     pub(super) async fn refusal(&self, action: &str, what: String, method: &Method, response: Response) -> Error {
         let (status, url) = (response.status(), shown(response.url()));
         let reason = challenge::reason(challenges(&response));
-        let body = read_limited(response).await.map(|bytes| message_of(&bytes)).unwrap_or_default();
+        let body = self.read_limited(response).await.map(|bytes| message_of(&bytes)).unwrap_or_default();
         let message = reason.map_or(body, |reason| format!(": {reason}: authorization failed"));
         match status {
             StatusCode::NOT_FOUND => Error::NotFound(what),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 let words = if message.is_empty() { format!(": {status}") } else { message };
-                let message = format!(
-                    "{action} access denied, repository does not exist or may require authorization: server message{words}"
-                );
+                let message = match action {
+                    "login" => format!("login refused{words}"),
+                    _ => format!(
+                        "{action} access denied, repository does not exist or may require authorization: server message{words}"
+                    ),
+                };
                 Error::Denied { what, message }
             }
             status => Error::Status { method: method.to_string(), url, status, message },
@@ -480,19 +565,11 @@ impl Host {
     }
 }
 
-/// The user name under which token servers of the first generation expect an identity token.
-const TOKEN_LOGIN: &str = "<token>";
-
-/// Reads an answer that should be short.
-async fn read_limited(mut response: Response) -> Result<Vec<u8>, Error> {
-    let (url, mut out) = (response.url().clone(), Vec::new());
-    while let Some(chunk) = response.chunk().await.map_err(|error| Error::transport(&Method::GET, &url, error))? {
-        if out.len() + chunk.len() > MAX_ANSWER {
-            return Err(Error::TooLarge { what: shown(&url), limit: MAX_ANSWER as u64 });
-        }
-        out.extend_from_slice(&chunk);
-    }
-    Ok(out)
+/// What a token server gave.
+struct Given {
+    token: String,
+    /// To be used instead of the password from now on.
+    refresh: Option<String>,
 }
 
 fn challenges(response: &Response) -> impl Iterator<Item = &str> {
@@ -549,6 +626,14 @@ fn proxies(proxies: &Proxies) -> Result<Vec<reqwest::Proxy>, reqwest::Error> {
     let http = given(&proxies.http).map(reqwest::Proxy::http).transpose()?;
     let https = given(&proxies.https).map(reqwest::Proxy::https).transpose()?;
     Ok(http.into_iter().chain(https).map(|proxy| proxy.no_proxy(none.clone())).collect())
+}
+
+/// Where a list goes on: `Link: </v2/_catalog?last=x>; rel="next"`, on the same host.
+fn next_page(response: &Response) -> Option<Url> {
+    let link = response.headers().get(header::LINK)?.to_str().ok()?;
+    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    let next = response.url().join(target).ok().filter(|_| parameters.contains("next"))?;
+    (next.host() == response.url().host()).then_some(next)
 }
 
 /// Whether a `host[:port]` is this machine, where plain http is nothing to be afraid of.

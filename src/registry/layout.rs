@@ -192,6 +192,20 @@ impl Layout {
         })
     }
 
+    /// Writes a blob of another repository, which verifies it.
+    async fn take_blob(&self, descriptor: &Descriptor, from: &dyn Remote) -> Result<(), Error> {
+        use tokio::io::AsyncWriteExt as _;
+        fs_err::create_dir_all(self.root.join("blobs/sha256"))?;
+        let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(&self.root)?;
+        let mut file = tokio::fs::File::from_std(temp.reopen()?);
+        let mut stream = from.blob(descriptor).await?;
+        while let Some(piece) = stream.chunk().await? {
+            file.write_all(&piece).await?;
+        }
+        file.flush().await?;
+        Ok(publish(temp, &self.blob_path(descriptor.digest))?)
+    }
+
     /// Writes a blob; `source` is verified on the way.
     pub fn write_blob(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
         let target = self.blob_path(descriptor.digest);
@@ -205,6 +219,10 @@ impl Layout {
             BlobSource::Bytes(bytes) => hasher.write_all(bytes)?,
             BlobSource::File(path) => {
                 std::io::copy(&mut fs_err::File::open(path)?, &mut hasher)?;
+            }
+            BlobSource::Remote(_) => {
+                let text = "blobs of other repositories are written by push_blob";
+                return Err(Error::protocol(self.label(&Selector::Digest(descriptor.digest)), text));
             }
         }
         let found = BlobDigest(Sha256(sha2::Digest::finalize(hasher.hasher).into()));
@@ -270,6 +288,9 @@ impl Destination for Layout {
     fn push_blob<'a>(&'a self, descriptor: &'a Descriptor, source: BlobSource) -> Answer<'a, ()> {
         Box::pin(async move {
             check_size(descriptor, &source).await?;
+            if let BlobSource::Remote(from) = &source {
+                return self.take_blob(descriptor, from.as_ref()).await;
+            }
             let (layout, descriptor) = (self.clone(), descriptor.clone());
             match tokio::task::spawn_blocking(move || layout.write_blob(&descriptor, &source)).await {
                 Ok(written) => written,

@@ -10,7 +10,9 @@
 //! ```
 
 mod blob;
+mod body;
 mod challenge;
+pub mod copy;
 pub mod credentials;
 mod error;
 mod host;
@@ -23,13 +25,14 @@ mod repository;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use challenge::Scopes;
 use host::Host;
 use repository::Endpoint;
 
 pub use blob::{BlobReader, BlobStream, Pump};
 pub use error::Error;
 pub use layout::{IMAGE_NAME, LAYOUT_MARK, Layout, LayoutName, REF_NAME};
-pub use options::{HostOptions, Options, Proxies, Retry};
+pub use options::{GoodFor, HostOptions, Mirror, Network, Options, Proxies, Retry, Rule};
 pub use remote::{Answer, BlobSource, Destination, Remote, Selector};
 pub use repository::Repository;
 
@@ -67,19 +70,59 @@ impl Client {
 
     fn open(&self, name: &Reference, insecure: bool) -> Repository {
         let options = self.0.options.hosts.get(name.domain()).cloned().unwrap_or_default();
-        let mirrors = options.mirrors.iter().map(|mirror| self.mirror(mirror, name)).collect();
+        let repository = name.repository();
+        let rule = self.0.options.rule(&repository);
+        let by_flag = options.mirrors.iter().map(|mirror| self.mirror(mirror, name));
+        let by_rule = rule.into_iter().flat_map(|rule| rule.mirrors.iter().map(move |mirror| (rule, mirror)));
+        let by_rule = by_rule.map(|(rule, mirror)| {
+            let place = self.place(&rule.moved(&repository, &mirror.location), mirror.insecure);
+            Endpoint { namespace: Some(name.domain().to_owned()), good_for: mirror.good_for, ..place }
+        });
+        let mirrors = by_flag.chain(by_rule).collect();
+        let insecure = insecure || rule.is_some_and(|rule| rule.insecure);
+        let origin = match rule.and_then(|rule| Some(rule.moved(&repository, rule.location.as_deref()?))) {
+            Some(moved) => self.place(&moved, insecure),
+            None => self.endpoint(name.domain(), name.path(), insecure),
+        };
         Repository {
             name: name.name_only(),
-            origin: Endpoint {
-                host: self.host(name.domain(), HostOptions { insecure: options.insecure || insecure, ..options }),
-                path: name.path().to_owned(),
-                namespace: None,
-            },
+            origin: Endpoint { blocked: rule.is_some_and(|rule| rule.blocked), ..origin },
             mirrors,
             slots: self.0.slots.clone(),
             retry: self.0.options.retry,
             sessions: Arc::default(),
         }
+    }
+
+    /// `host/path` as an endpoint.
+    fn place(&self, text: &str, insecure: bool) -> Endpoint {
+        let (host, path) = text.split_once('/').unwrap_or((text, ""));
+        self.endpoint(host, path, insecure)
+    }
+
+    fn endpoint(&self, domain: &str, path: &str, insecure: bool) -> Endpoint {
+        let options = self.0.options.hosts.get(domain).cloned().unwrap_or_default();
+        let insecure = insecure || self.0.options.insecure_nets.iter().any(|net| net.has(domain));
+        let host = self.host(domain, HostOptions { insecure: options.insecure || insecure, ..options });
+        Endpoint { host, path: path.to_owned(), namespace: None, good_for: GoodFor::All, blocked: false }
+    }
+
+    /// The names of the repositories of a registry, as far as it tells.
+    pub async fn catalog(&self, domain: &str) -> Result<Vec<String>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            #[serde(default)]
+            repositories: Option<Vec<String>>,
+        }
+        let host = self.endpoint(domain, "", false).host;
+        let page = |bytes: &[u8]| serde_json::from_slice(bytes).map(|page: Page| page.repositories.unwrap_or_default());
+        host.list(host.url("_catalog").await?, &Scopes::catalog(), domain, &page).await
+    }
+
+    /// Whether a registry takes the credential that the client has for it. A token server may give a token to be kept
+    /// instead of the password.
+    pub async fn login(&self, domain: &str) -> Result<Option<String>, Error> {
+        self.endpoint(domain, "", false).host.verify().await
     }
 
     fn mirror(&self, mirror: &str, name: &Reference) -> Endpoint {
@@ -93,7 +136,8 @@ impl Client {
         let options = self.0.options.hosts.get(host).cloned().unwrap_or_default();
         let options = HostOptions { plain_http: options.plain_http || plain_http, ..options };
         let path = if prefix.is_empty() { name.path().to_owned() } else { format!("{prefix}/{}", name.path()) };
-        Endpoint { host: self.host(host, options), path, namespace: Some(name.domain().to_owned()) }
+        let namespace = Some(name.domain().to_owned());
+        Endpoint { host: self.host(host, options), path, namespace, good_for: GoodFor::All, blocked: false }
     }
 
     fn host(&self, name: &str, options: HostOptions) -> Arc<Host> {

@@ -5,7 +5,7 @@
 //! that arrived.
 
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use rbuild_cache::digest::BlobDigest;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
@@ -13,9 +13,11 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use url::Url;
 
+use super::blob::BlobStream;
+use super::body::Body;
 use super::challenge::Scopes;
 use super::error::Error;
-use super::host::{Body, Call};
+use super::host::Call;
 use super::remote::{Answer, BlobSource, Destination};
 use super::repository::Repository;
 use crate::oci::manifest::{Descriptor, Document};
@@ -25,6 +27,8 @@ const OCTETS: &str = "application/octet-stream";
 /// Big enough to be fast, small enough for the memory budget with several blobs at once, and above the 5 MiB that
 /// registries on S3 need.
 const CHUNK: u64 = 10 << 20;
+/// Real ones need one.
+const MAX_REDIRECTS: usize = 5;
 
 impl Repository {
     fn scopes(&self) -> Scopes {
@@ -74,7 +78,7 @@ impl Repository {
 
     async fn send_blob(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
         check_size(descriptor, source).await?;
-        let _slot = self.slots.acquire().await;
+        let _slot = self.slot(source).await;
         let mut attempt = 0;
         loop {
             let outcome = match attempt {
@@ -89,6 +93,14 @@ impl Repository {
                 Some(pause) if may_pass(&error) => tokio::time::sleep(pause).await,
                 _ => return Err(error),
             }
+        }
+    }
+
+    /// A share of the line. What is passed on from another repository has one already, for its download.
+    async fn slot(&self, source: &BlobSource) -> Option<tokio::sync::SemaphorePermit<'_>> {
+        match source {
+            BlobSource::Bytes(_) | BlobSource::File(_) => self.slots.acquire().await.ok(),
+            BlobSource::Remote(_) => None,
         }
     }
 
@@ -123,38 +135,43 @@ impl Repository {
 
     async fn send_whole(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
         let session = self.session(descriptor.digest).await?;
-        let body = match source {
-            BlobSource::Bytes(bytes) => Body::Bytes(bytes.clone()),
-            BlobSource::File(path) => Body::File { path: path.clone(), size: descriptor.size },
-        };
-        self.finish(session, descriptor.digest, body).await
+        self.finish(session, descriptor.digest, Body::of(source, descriptor)).await
     }
 
     async fn finish(&self, mut session: Url, digest: BlobDigest, body: Body) -> Result<(), Error> {
         session.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let response = self.origin.host.send(&self.upload_call(Method::PUT, session, body)).await?;
-        if response.status().is_success() {
-            return Ok(());
+        for _ in 0..MAX_REDIRECTS {
+            let response = self.origin.host.send(&self.upload_call(Method::PUT, session, body.clone())).await?;
+            match (response.status(), location(&response)) {
+                (status, _) if status.is_success() => return Ok(()),
+                // What is sent as a stream is not sent again by the HTTP client.
+                (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, Some(elsewhere)) => {
+                    session = elsewhere;
+                }
+                _ => return self.refused(self.blob_label(digest), &Method::PUT, response).await,
+            }
         }
-        self.refused(self.blob_label(digest), &Method::PUT, response).await
+        Err(Error::protocol(self.blob_label(digest), "the upload is redirected again and again"))
     }
 
     /// Sends a blob in chunks from the start, for registries known to sit behind a limit on bodies.
     pub async fn push_blob_in_chunks(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
         check_size(descriptor, source).await?;
-        let _slot = self.slots.acquire().await;
+        let _slot = self.slot(source).await;
         self.send_chunks(descriptor, source).await
     }
 
     async fn send_chunks(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
         let mut session = self.session(descriptor.digest).await?;
         let (mut sent, mut failures) = (0, 0);
+        let mut chunks = Chunks { source, blob: descriptor, open: None };
         while sent < descriptor.size {
-            let chunk = read_chunk(source, sent, CHUNK.min(descriptor.size - sent)).await?;
+            let chunk = chunks.read(sent, CHUNK.min(descriptor.size - sent)).await?;
             let range = format!("{sent}-{}", sent + chunk.len() as u64 - 1);
             let length = chunk.len() as u64;
-            let call =
-                self.upload_call(Method::PATCH, session.clone(), Body::Bytes(chunk)).header(CONTENT_RANGE, &range);
+            let call = self
+                .upload_call(Method::PATCH, session.clone(), Body::Bytes(Arc::new(chunk)))
+                .header(CONTENT_RANGE, &range);
             let error = match self.origin.host.send(&call).await {
                 Ok(response) if response.status().is_success() => {
                     session = location(&response).unwrap_or(session);
@@ -203,7 +220,7 @@ impl Repository {
         let what = tag.map_or_else(|| self.blob_label(digest), |tag| format!("{}:{tag}", self.name));
         let call = Call::new(Method::PUT, self.origin.url(&format!("manifests/{name}")).await?, self.scopes())
             .header(CONTENT_TYPE, document.media_type().as_ref())
-            .body(Body::Bytes(document.bytes().to_vec()));
+            .body(Body::Bytes(Arc::new(document.bytes().to_vec())));
         let response = self.origin.host.send(&call).await?;
         if !response.status().is_success() {
             return self.refused(what, &Method::PUT, response).await;
@@ -232,12 +249,15 @@ impl Destination for Repository {
 fn may_pass(error: &Error) -> bool {
     match error {
         Error::Transport { source, .. } => !source.is_builder(),
+        Error::Silent { .. } => true,
         Error::Status { status, .. } => {
             status.is_server_error() || matches!(status.as_u16(), 404 | 408 | 413 | 416 | 429)
         }
         // An upload session that is gone.
         Error::NotFound(_) => true,
         Error::Denied { .. }
+        | Error::Offline(_)
+        | Error::Blocked(_)
         | Error::Digest { .. }
         | Error::Size { .. }
         | Error::TooLarge { .. }
@@ -259,6 +279,8 @@ pub(super) async fn check_size(descriptor: &Descriptor, source: &BlobSource) -> 
     let found = match source {
         BlobSource::Bytes(bytes) => bytes.len() as u64,
         BlobSource::File(path) => tokio::fs::metadata(path).await.map_err(|error| named(path, &error))?.len(),
+        // Verified while it passes.
+        BlobSource::Remote(_) => descriptor.size,
     };
     if found == descriptor.size {
         return Ok(());
@@ -270,15 +292,55 @@ fn named(path: &Path, error: &std::io::Error) -> std::io::Error {
     std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-async fn read_chunk(source: &BlobSource, at: u64, length: u64) -> Result<Vec<u8>, Error> {
-    match source {
-        BlobSource::Bytes(bytes) => Ok(bytes[at as usize..(at + length) as usize].to_vec()),
-        BlobSource::File(path) => {
-            let mut file = tokio::fs::File::open(path).await.map_err(|error| named(path, &error))?;
-            file.seek(std::io::SeekFrom::Start(at)).await?;
-            let mut chunk = vec![0; length as usize];
-            file.read_exact(&mut chunk).await.map_err(|error| named(path, &error))?;
-            Ok(chunk)
+/// A source read piece by piece, forwards as a rule.
+struct Chunks<'a> {
+    source: &'a BlobSource,
+    blob: &'a Descriptor,
+    /// Of another repository: the download, where it stands, and what it gave too much.
+    open: Option<(BlobStream, u64, Vec<u8>)>,
+}
+
+impl Chunks<'_> {
+    async fn read(&mut self, at: u64, length: u64) -> Result<Vec<u8>, Error> {
+        match self.source {
+            BlobSource::Bytes(bytes) => Ok(bytes[at as usize..(at + length) as usize].to_vec()),
+            BlobSource::File(path) => {
+                let mut file = tokio::fs::File::open(path).await.map_err(|error| named(path, &error))?;
+                file.seek(std::io::SeekFrom::Start(at)).await?;
+                let mut chunk = vec![0; length as usize];
+                file.read_exact(&mut chunk).await.map_err(|error| named(path, &error))?;
+                Ok(chunk)
+            }
+            BlobSource::Remote(from) => {
+                let fits = |open: &(BlobStream, u64, Vec<u8>)| open.1 <= at;
+                let (mut stream, mut position, mut left) = match self.open.take().filter(fits) {
+                    Some(open) => open,
+                    None => (from.blob(self.blob).await?, 0, Vec::new()),
+                };
+                let mut chunk = Vec::with_capacity(length as usize);
+                while (chunk.len() as u64) < length {
+                    if left.is_empty() {
+                        left = stream.chunk().await?.ok_or_else(|| Error::Size {
+                            what: self.blob.digest.to_string(),
+                            expected: self.blob.size,
+                            found: position,
+                        })?;
+                    }
+                    // What the registry has already is passed over.
+                    let skipped = (at.saturating_sub(position) as usize).min(left.len());
+                    let wanted = (length as usize - chunk.len()).min(left.len() - skipped);
+                    chunk.extend_from_slice(&left[skipped..skipped + wanted]);
+                    left.drain(..skipped + wanted);
+                    position += (skipped + wanted) as u64;
+                }
+                if position == self.blob.size {
+                    // The end proves the digest.
+                    stream.chunk().await?;
+                } else {
+                    self.open = Some((stream, position, left));
+                }
+                Ok(chunk)
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use rbuild_cache::digest::BlobDigest;
 
@@ -63,4 +64,6 @@ pub enum BlobSource {
     Bytes(Vec<u8>),
     /// A file of exactly these bytes.
     File(PathBuf),
+    /// Another repository: the bytes pass through memory, a little at a time.
+    Remote(Arc<dyn Remote>),
 }

@@ -15,7 +15,7 @@ use super::blob::{BlobStream, Source};
 use super::challenge::Scopes;
 use super::error::Error;
 use super::host::{Call, Host};
-use super::options::Retry;
+use super::options::{GoodFor, Retry};
 use super::remote::{Answer, Remote, Selector};
 use crate::oci::manifest::{self, Descriptor, Document, MAX_MANIFEST};
 use crate::oci::reference::Reference;
@@ -48,16 +48,31 @@ pub(super) struct Endpoint {
     pub(super) path: String,
     /// For mirrors: whose repositories are meant.
     pub(super) namespace: Option<String>,
+    /// For mirrors: which names it is asked for.
+    pub(super) good_for: GoodFor,
+    /// Nothing may be asked of it.
+    pub(super) blocked: bool,
 }
 
 impl Endpoint {
     /// The URL of something below the repository, e.g. `manifests/latest`.
     pub(super) async fn url(&self, tail: &str) -> Result<Url, Error> {
+        if self.blocked {
+            return Err(Error::Blocked(format!("{}/{}", self.host.name(), self.path)));
+        }
         let mut url = self.host.url(&format!("{}/{tail}", self.path)).await?;
         if let Some(namespace) = &self.namespace {
             url.query_pairs_mut().append_pair("ns", namespace);
         }
         Ok(url)
+    }
+
+    /// Whether it is to be asked for this document before the origin.
+    fn serves(&self, selector: &Selector) -> bool {
+        match (self.good_for, selector) {
+            (GoodFor::All, _) | (GoodFor::Digests, Selector::Digest(_)) | (GoodFor::Tags, Selector::Tag(_)) => true,
+            (GoodFor::Digests, Selector::Tag(_)) | (GoodFor::Tags, Selector::Digest(_)) => false,
+        }
     }
 
     async fn get(&self, method: Method, tail: &str, accept: &str, what: &str) -> Result<Response, Error> {
@@ -85,8 +100,8 @@ impl Endpoint {
         let mut response = self.get(Method::GET, &format!("manifests/{selector}"), manifest::ACCEPT, what).await?;
         let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let claimed = digest_header(&response);
-        let (url, mut bytes) = (response.url().clone(), Vec::new());
-        while let Some(chunk) = response.chunk().await.map_err(|error| Error::transport(&Method::GET, &url, error))? {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.host.piece(&Method::GET, &mut response).await? {
             if (bytes.len() + chunk.len()) as u64 > MAX_MANIFEST {
                 return Err(Error::TooLarge { what: what.to_owned(), limit: MAX_MANIFEST });
             }
@@ -112,6 +127,18 @@ impl Endpoint {
 }
 
 impl Repository {
+    /// All its tags, in the registry's order.
+    pub async fn tags(&self) -> Result<Vec<String>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Page {
+            #[serde(default)]
+            tags: Option<Vec<String>>,
+        }
+        let (first, scopes) = (self.origin.url("tags/list").await?, Scopes::pull(&self.origin.path));
+        let page = |bytes: &[u8]| serde_json::from_slice(bytes).map(|page: Page| page.tags.unwrap_or_default());
+        self.origin.host.list(first, &scopes, &self.name.to_string(), &page).await
+    }
+
     /// Its name, without tag and digest.
     pub fn name(&self) -> &Reference {
         &self.name
@@ -127,7 +154,7 @@ impl Repository {
 
     async fn resolve_selector(&self, selector: &Selector) -> Result<BlobDigest, Error> {
         let what = self.label(selector);
-        for mirror in &self.mirrors {
+        for mirror in self.mirrors.iter().filter(|mirror| mirror.serves(selector)) {
             if let Ok(found) = mirror.resolve(selector, &what).await {
                 return Ok(found);
             }
@@ -137,7 +164,7 @@ impl Repository {
 
     async fn fetch_manifest(&self, selector: &Selector) -> Result<Document, Error> {
         let what = self.label(selector);
-        for mirror in &self.mirrors {
+        for mirror in self.mirrors.iter().filter(|mirror| mirror.serves(selector)) {
             if let Ok(found) = mirror.document(selector, &what).await {
                 return Ok(found);
             }
@@ -234,11 +261,10 @@ impl Download {
                 self.connect(received).await?;
                 continue;
             };
-            let failure = match response.chunk().await {
+            let failure = match self.host.piece(&Method::GET, response).await {
                 Ok(Some(chunk)) => {
                     let skipped = self.skip.min(chunk.len() as u64);
                     self.skip -= skipped;
-                    let chunk = Vec::from(chunk);
                     let new = if skipped == 0 { chunk } else { chunk[skipped as usize..].to_vec() };
                     if new.is_empty() {
                         continue;
@@ -249,7 +275,7 @@ impl Download {
                 // Too short: servers behind proxies end like this when the connection behind them breaks.
                 Ok(None) if received < size => None,
                 Ok(None) => return Ok(None),
-                Err(error) => Some(Error::transport(&Method::GET, &self.call.url, error)),
+                Err(error) => Some(error),
             };
             self.response = None;
             self.failures += 1;

@@ -203,7 +203,8 @@ fn deeper_than_any_path(who: Who) {
     assert_eq!(out.status.code(), Some(1), "{}", out.stderr);
     outside.safe(&rig, &out);
     std::process::Command::new("rm").arg("-rf").arg(rig.path("context/deep")).status().expect("rm");
-    let make = format!("cd /; i=0; while [ $i -lt {DEPTH} ]; do mkdir d; cd d 2>/dev/null; i=$((i+1)); done; echo made");
+    let make =
+        format!("cd /; i=0; while [ $i -lt {DEPTH} ]; do mkdir d; cd d 2>/dev/null; i=$((i+1)); done; echo made");
     let context = rig.dockerfile(&format!("FROM busybox\nRUN {make}\nRUN true\n"));
     let out = rig.rbuild(&["build", "--progress=plain", &context]);
     assert!(out.status.code().is_some(), "{}", out.stderr);

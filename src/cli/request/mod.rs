@@ -4,6 +4,7 @@
 //! asks the process anything: that is in [`Env`]. Everything the build needs later (secrets, addresses of agents) is read here,
 //! because later the process may be in another user namespace. Words of errors are those of `docker buildx build`.
 
+mod annotation;
 mod cache;
 mod call;
 mod context;
@@ -11,6 +12,7 @@ mod output;
 mod progress;
 mod proxy;
 mod prune;
+mod registries;
 mod run;
 mod secret;
 
@@ -19,11 +21,14 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+pub(super) use annotation::add as add_annotation;
 pub use call::{Call, CheckFormat};
 pub use context::{ContextSource, DockerfileSource, StdinKind, is_archive, stdin_kind};
 pub use output::OutputSpec;
 pub use progress::{ProgressRequest, display_options};
 pub use prune::PruneRequest;
+pub use registries::RegistryRequest;
+pub(super) use registries::host as registry_host;
 pub use run::{RunRequest, Volume};
 pub use secret::SecretValue;
 
@@ -97,6 +102,8 @@ pub struct BuildRequest {
     pub ssh: BTreeMap<String, PathBuf>,
     /// Whether to look for newer base images.
     pub pull: PullPolicy,
+    /// How registries are reached.
+    pub registries: RegistryRequest,
     /// A question to answer instead of building.
     pub call: Option<Call>,
     /// `--tag`
@@ -191,7 +198,8 @@ impl BuildRequest {
             allow: entitlements(&args.allow, allow)?,
             secrets: secret::secrets(&args.secret, env)?,
             ssh,
-            pull: pull_policy(args.pull.as_deref())?,
+            pull: pull_policy(args.pull.as_deref(), args.source.registries.offline)?,
+            registries: RegistryRequest::new(&args.source.registries, env)?,
             call,
             tags,
             outputs,
@@ -389,7 +397,17 @@ fn entitlements(names: &[String], mut allow: Allow) -> Result<Allow, RequestErro
     Ok(allow)
 }
 
-fn pull_policy(text: Option<&str>) -> Result<PullPolicy, RequestError> {
+fn pull_policy(text: Option<&str>, offline: bool) -> Result<PullPolicy, RequestError> {
+    let policy = parse_pull_policy(text)?;
+    match policy {
+        PullPolicy::Always if offline => usage("--pull=always and --offline contradict one another"),
+        // What is here is as new as it gets.
+        PullPolicy::Newer if offline => Ok(PullPolicy::Missing),
+        PullPolicy::Always | PullPolicy::Newer | PullPolicy::Missing | PullPolicy::Never => Ok(policy),
+    }
+}
+
+fn parse_pull_policy(text: Option<&str>) -> Result<PullPolicy, RequestError> {
     match text {
         None | Some("missing") => Ok(PullPolicy::Missing),
         Some("always") => Ok(PullPolicy::Always),

@@ -29,7 +29,8 @@ fn main() -> ExitCode {
         let rounds = if text.len() > 100_000 { ROUNDS / 10 } else { ROUNDS };
         let (parse, whole) = measure(&text, rounds);
         let over = budget.is_some_and(|budget| whole.1 > budget);
-        let budget = budget.map_or(String::new(), |budget| format!("  budget {budget:.1?}{}", if over { ": OVER" } else { "" }));
+        let budget =
+            budget.map_or(String::new(), |budget| format!("  budget {budget:.1?}{}", if over { ": OVER" } else { "" }));
         println(&format!(
             "{name:22} parse {:>9.1?} (median {:>9.1?})  parse + plan {:>9.1?} (median {:>9.1?}){budget}",
             parse.0, parse.1, whole.0, whole.1

@@ -139,7 +139,8 @@ impl Layers {
         }
         // The order of bytes in the blob is that of reading, whichever clone reads.
         let tee = Tee::new(blob, self.store.blob_writer()?);
-        let (unpacked, tree) = self.unpack_foreign(Box::new(tee.ahead()), expected).inspect_err(|_| drop(tee.writer()))?;
+        let (unpacked, tree) =
+            self.unpack_foreign(Box::new(tee.ahead()), expected).inspect_err(|_| drop(tee.writer()))?;
         let writer = tee.finish()?.ok_or_else(|| LayerError::Missing(foreign_layer_id(&unpacked.diff_id)))?;
         let (digest, size) = writer.commit(source.digest)?;
         self.save_foreign(unpacked, &tree, Origin::Foreign { media_type: source.media_type.clone(), digest, size })

@@ -19,8 +19,8 @@ pub use error::BuildError;
 pub use resolve::{Asked, Resolution, resolve, resolve_plan};
 
 use crate::cancel::Cancel;
-use crate::catalog::{Image, ImageLayer};
 use crate::catalog::pull::{Policy, Puller};
+use crate::catalog::{Image, ImageLayer};
 use crate::dockerfile;
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::engine::explain::MissReason;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -60,13 +60,24 @@ pub(crate) struct Inner {
     pub(crate) ledger: Ledger,
     /// The description marks and publications hold their shields on; opened at first use (shield.rs).
     pub(crate) shield: OnceLock<OwnedFd>,
+    /// Whether the lease has ended; held while something is written that nobody waits for.
+    pub(crate) closed: Mutex<bool>,
+}
+
+impl Inner {
+    fn close(&self) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *closed, true) {
+            self.settle();
+            self.temp.clear();
+            self.lease.end();
+        }
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.settle();
-        self.temp.clear();
-        self.lease.end();
+        self.close();
     }
 }
 
@@ -89,7 +100,8 @@ impl Store {
         };
         let temp = TempSpace::new(&root, &lease.id);
         let ledger = Ledger::new(&root, &lease.id);
-        let inner = Inner { root, options, boot: Boot::new(boot), lease, temp, ledger, shield: OnceLock::new() };
+        let (shield, closed) = (OnceLock::new(), Mutex::new(false));
+        let inner = Inner { root, options, boot: Boot::new(boot), lease, temp, ledger, shield, closed };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -188,6 +200,12 @@ impl Store {
     /// What [`Syncer::sync`] is called on. It does not keep the store open.
     pub fn syncer(&self) -> Syncer {
         Syncer { root: self.inner.root.clone(), boot: self.inner.boot.id }
+    }
+
+    /// Ends the lease although clones live on in threads that the process is not going to wait for. Only
+    /// [`Store::sweep`] may still be under way then.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// Runs our own write; when the file system is full, evicts and tries once more.

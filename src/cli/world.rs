@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
 use std::time::SystemTime;
 
 use rbuild_cache::{ObjectRef, References, Store, StoreOptions};
@@ -24,6 +23,10 @@ use crate::registry::Client;
 /// How long running steps get to end after a signal, before the second one is not waited for.
 const EXIT_ON_SECOND_SIGNAL: i32 = 130;
 
+/// Stack of threads that walk trees. A path has at most 2048 parts, and some walks go down part by part; untouched pages cost
+/// nothing.
+const STACK: usize = 256 << 20;
+
 /// Everything that is open while a command runs.
 pub(super) struct Opened {
     /// Namespaces and launcher; gone when this is dropped.
@@ -36,15 +39,6 @@ pub(super) struct Opened {
     pub(super) runtime: tokio::runtime::Runtime,
     /// Raised by the first SIGINT or SIGTERM.
     pub(super) cancel: Cancel,
-    /// Closed once what killed processes left is removed.
-    swept: Receiver<()>,
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        // It holds the store open, so that without waiting for it something of ours could be left. Usually it is long over.
-        let _closed = self.swept.recv();
-    }
 }
 
 /// The system's clock, for everything that is handed one.
@@ -78,6 +72,8 @@ impl Opened {
             references: References::new(references),
         };
         let store = Store::open(&request.root, options).map_err(|e| Failure::of(&e))?;
+        // An error says that it is there already, which is as good.
+        let _ = rayon::ThreadPoolBuilder::new().stack_size(STACK).build_global();
         let ownership = match session.ownership {
             Ownership::Exact => OwnershipMode::Exact,
             Ownership::Flattened => OwnershipMode::Flattened,
@@ -91,8 +87,8 @@ impl Opened {
         let layers =
             Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
-        let swept = tidy_up(&store);
-        Ok(Self { session, store, layers, runtime, cancel, swept })
+        tidy_up(&store);
+        Ok(Self { session, store, layers, runtime, cancel })
     }
 
     /// The images in the store.
@@ -117,6 +113,23 @@ impl Opened {
     }
 }
 
+/// Does `work` on a thread that has room for trees as deep as a path can be.
+pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("build".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
+        let done = thread.map_err(|e| Failure::of(&e).named("start a thread"))?.join();
+        // A panic goes on where it would have gone without the thread.
+        Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+impl Drop for Opened {
+    /// The thread that tidies up may still be at it, and is not waited for.
+    fn drop(&mut self) {
+        self.store.close();
+    }
+}
+
 /// What the small files of the store refer to, for its garbage collection.
 fn references(kind: rbuild_cache::Kind, name: &str, bytes: &[u8]) -> Vec<ObjectRef> {
     catalog::references(kind, name, bytes)
@@ -127,16 +140,13 @@ fn references(kind: rbuild_cache::Kind, name: &str, bytes: &[u8]) -> Vec<ObjectR
 
 /// Beside the command: removes what killed processes left, and makes what earlier builds wrote survive a power failure. Neither
 /// matters to this command, so failures are left to the next one, and nobody waits for the disk.
-fn tidy_up(store: &Store) -> Receiver<()> {
+fn tidy_up(store: &Store) {
     let (store, syncer) = (store.clone(), store.syncer());
-    let (sweeping, swept) = channel();
     std::thread::spawn(move || {
         let _ = store.sweep();
         drop(store);
-        drop(sweeping);
         let _ = syncer.sync();
     });
-    swept
 }
 
 /// The first SIGINT or SIGTERM cancels what is going on, the second one ends the process now.

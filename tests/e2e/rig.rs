@@ -327,10 +327,15 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Whether a program is installed. In CI all must be: `tests/setup.sh` installs them.
-pub(crate) fn installed(program: &str) -> bool {
+/// Whether a program is there.
+pub fn present(program: &str) -> bool {
     let path = environment("PATH").unwrap_or_default();
-    let found = path.split(':').any(|dir| Path::new(dir).join(program).exists());
+    path.split(':').any(|dir| Path::new(dir).join(program).exists())
+}
+
+/// Whether a program is there that `tests/setup.sh` installs: in CI it must be.
+pub fn installed(program: &str) -> bool {
+    let found = present(program);
     if !found {
         assert!(environment("CI").is_none(), "CI needs {program}: tests/setup.sh installs it");
         loudly(&format!("SKIPPED in part: {program} is not installed"));

@@ -4,7 +4,7 @@
 # reason in testdata/oracle-expected-failures.txt, and when a listed one passes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-oracle=$(realpath ../shared/oracle)
+oracle=$(realpath "${ORACLE:-../shared/oracle}")
 work=$(mktemp -d "${TMPDIR:-/tmp}/rbuild-oracle.XXXXXX")
 port=${ORACLE_PORT:-$(python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])')}
 cat >"$work/registry.yml" <<YML
@@ -15,14 +15,14 @@ http: {addr: 127.0.0.1:$port}
 YML
 docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
 registry=$!
-trap 'kill $registry 2>/dev/null; rm -rf "$work"' EXIT
+trap 'kill $registry 2>/dev/null; chmod -R u+rwx "$work"; rm -rf "$work"' EXIT
 for _ in $(seq 50); do curl -fs "http://127.0.0.1:$port/v2/" >/dev/null && break; sleep 0.1; done
 
 bases=${RBUILD_TEST_BASES:-${XDG_CACHE_HOME:-$HOME/.cache}/rbuild-tests}
 mkdir -p "$bases"
 if [ ! -d "$bases/debian" ]; then
     rm -rf "$bases/debian.new"
-    debootstrap --variant=minbase bookworm "$bases/debian.new" >/dev/null
+    debootstrap --variant=minbase bookworm "$bases/debian.new" ${RBUILD_TEST_MIRROR:-} >/dev/null
     rm -f "$bases"/debian.new/var/cache/apt/archives/*.deb
     mv "$bases/debian.new" "$bases/debian"
 fi
@@ -30,8 +30,10 @@ python3 "$oracle/bases.py" "127.0.0.1:$port" --debian-root "$bases/debian"
 
 export ORACLE_BUSYBOX=127.0.0.1:$port/busybox:latest ORACLE_DEBIAN=127.0.0.1:$port/debian:12
 export RBUILD="${RBUILD:-$PWD/target/release/rbuild} --root $work/store"
-python3 "$oracle/run.py" "$@" | tee "$work/out" || true
-[ $# -gt 0 ] && exit 0
+status=0
+python3 "$oracle/run.py" "$@" | tee "$work/out" || status=$?
+[ $# -gt 0 ] && exit $status
+grep -q ' passed, ' "$work/out" || { echo "oracle: the runner did not come to its end"; exit 1; }
 failed=$(sed -n 's/^FAIL //p' "$work/out" | sort)
 expected=$(grep -v '^#' testdata/oracle-expected-failures.txt | cut -d' ' -f1 | sort)
 if [ "$failed" != "$expected" ]; then

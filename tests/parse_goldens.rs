@@ -19,6 +19,7 @@ use rbuild::source::{Lines, Source};
 const LEAST_CASES: usize = 80;
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a switch of the tests, not of rbuild")]
 fn every_case_parses_as_expected() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/parse");
     let bless = std::env::var_os("RBUILD_BLESS").is_some();

@@ -33,6 +33,7 @@ const LEAST_CASES: usize = 60;
 const MAX_ROUNDS: usize = 4;
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a switch of the tests, not of rbuild")]
 fn every_case_is_planned_as_expected() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/plan");
     let bless = std::env::var_os("RBUILD_BLESS").is_some();

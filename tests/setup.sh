@@ -1,30 +1,41 @@
 #!/usr/bin/env bash
-# Installs what the tests need besides a Rust toolchain: Debian packages, and an ordinary user with subordinate ids.
+# Installs what is needed besides a Rust toolchain: Debian packages, and ordinary users for the rootless tests.
 # Idempotent and quick when nothing is missing. On systems without apt-get it says what to install.
+# "setup.sh minimal" is what building rbuild and examples/quickstart.sh need.
 set -euo pipefail
 
-packages=(busybox-static debootstrap docker-registry skopeo umoci crun buildah uidmap git python3 zstd xz-utils bzip2
-          hyperfine jq openssh-client gcc libc6-dev util-linux)
-[ "${1:-}" = minimal ] && packages=(busybox-static gcc libc6-dev)
+packages=(busybox-static gcc libc6-dev)
+[ "$(id -u)" = 0 ] || packages+=(uidmap)
+if [ "${1:-}" != minimal ]; then
+    packages+=(debootstrap docker-registry skopeo umoci crun buildah uidmap git python3 zstd xz-utils bzip2 curl
+               ca-certificates openssh-client util-linux procps)
+fi
 
 missing=()
 for package in "${packages[@]}"; do
-    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
+    dpkg-query -W -f='${Status}\n' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done
-as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 if [ ${#missing[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
-        echo "setup: no apt-get here; please install: ${missing[*]}" >&2
+        echo "setup: no apt-get here; please install what Debian calls: ${missing[*]}" >&2
         exit 1
     fi
+    as_root=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || { echo "setup: please install, as root: ${missing[*]}" >&2; exit 1; }
+        as_root=(sudo)
+    fi
     echo "setup: installing ${missing[*]}" >&2
-    as_root apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive as_root apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
-command -v cargo >/dev/null || { echo "setup: no cargo: install a Rust toolchain (https://rustup.rs)" >&2; exit 1; }
+if ! command -v cargo >/dev/null; then
+    echo "setup: no cargo: install a Rust toolchain, at least the rust-version of Cargo.toml (https://rustup.rs)" >&2
+    exit 1
+fi
 [ "${1:-}" = minimal ] && exit 0
 
-# Rootless tests run as this user: with subordinate ids (multi-uid), and rbuild-single without (single-uid).
+# Rootless tests run as rbuild-multi, which has subordinate ids, and as rbuild-single, which has none.
 if [ "$(id -u)" = 0 ]; then
     for user in rbuild-multi rbuild-single; do
         id "$user" >/dev/null 2>&1 || useradd --create-home --shell /bin/bash "$user"

@@ -22,6 +22,7 @@ pub struct Env {
 
 impl Env {
     /// Those of this process. To be called before a user namespace is entered.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
     pub fn current() -> io::Result<Self> {
         Ok(Self {
             vars: std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect(),

@@ -830,6 +830,7 @@ fn sandbox_trees_in_a_user_namespace() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "how a test tells its child what to do")]
 fn sandbox_inside() {
     if std::env::var_os("RBUILD_TEST_INSIDE").is_none() {
         return;

@@ -270,6 +270,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the display is what is tested, clock and all")]
     fn the_ticker_shows_what_no_later_event_would() {
         let recorder = Recorder::default();
         let display = Display::open(

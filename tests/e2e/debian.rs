@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::as_root_and_rootless;
 use crate::outputs::start_by_crun;
 use crate::registry::{Server, pull_with_skopeo};
-use crate::rig::{Rig, Who, installed, loudly, succeed};
+use crate::rig::{Rig, Who, environment, installed, loudly, succeed};
 use crate::traces;
 
 as_root_and_rootless! { net_three_stages_from_mirrors }
@@ -104,13 +104,12 @@ fn mirrors_answer() -> bool {
 
 /// The debootstrapped root as a tar, made once a machine (`tests/oracle.sh` uses the same directory).
 fn debian_tar() -> PathBuf {
-    let cache = std::env::var_os("RBUILD_TEST_BASES").map_or_else(
-        || {
-            let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
-            std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from).join("rbuild-tests")
-        },
-        PathBuf::from,
-    );
+    let own = || {
+        let below = environment("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || PathBuf::from(environment("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
+        below.unwrap_or_else(home).join("rbuild-tests")
+    };
+    let cache = environment("RBUILD_TEST_BASES").map_or_else(own, PathBuf::from);
     std::fs::create_dir_all(&cache).expect("cache directory");
     let lock = std::fs::File::create(cache.join("lock")).expect("lock");
     lock.lock().expect("lock");
@@ -207,7 +206,7 @@ fn net_three_stages_from_mirrors(who: Who) {
     // As `docker build` does with the proxies of its own configuration.
     let proxies: Vec<String> = ["http_proxy", "https_proxy", "no_proxy"]
         .iter()
-        .filter_map(|name| Some(format!("--build-arg={name}={}", std::env::var(name).ok()?)))
+        .filter_map(|name| Some(format!("--build-arg={name}={}", environment(name)?)))
         .collect();
     args.extend(proxies.iter().map(String::as_str));
     args.push(&context);

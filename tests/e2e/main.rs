@@ -12,5 +12,6 @@ mod outputs;
 mod registry;
 mod rig;
 mod sharing;
+mod single;
 mod store;
 mod traces;

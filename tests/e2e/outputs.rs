@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::as_root_and_rootless;
 use crate::image::Image;
-use crate::rig::{Rig, Who, finish, installed, start, succeed};
+use crate::rig::{Rig, Who, finish, installed, present, start, succeed};
 use crate::traces;
 
 as_root_and_rootless! {
@@ -80,7 +80,7 @@ fn docker_archive(who: Who) {
         );
         assert_eq!(Image::read(&copy).files["/r"].content, b"r\n");
     }
-    if who == Who::Root && installed("podman") {
+    if who == Who::Root && present("podman") {
         let podman = Podman::new(&rig);
         let loaded = podman.call(&["load", "-q", "-i", &tar]);
         let name = loaded.split([',', '\n']).find_map(|word| word.trim().strip_prefix("Loaded image: "));

@@ -67,7 +67,7 @@ pub(crate) fn can_run(who: Who) -> bool {
         Who::Multi => am_root() || has_subordinate_ids(),
     };
     if !possible {
-        assert!(std::env::var_os("CI").is_none(), "CI must run the tests of {who:?}: as root");
+        assert!(environment("CI").is_none(), "CI must run the tests of {who:?}: as root");
         loudly(&format!("SKIPPED: tests as {who:?} cannot be run by this user"));
     }
     possible
@@ -321,12 +321,23 @@ pub(crate) fn succeed(command: &mut Command) -> String {
     out.stdout
 }
 
-/// Whether a program is installed. In CI all must be: `tests/setup.sh` installs them.
-pub(crate) fn installed(program: &str) -> bool {
-    let path = std::env::var("PATH").unwrap_or_default();
-    let found = path.split(':').any(|dir| Path::new(dir).join(program).exists());
+/// A variable of the machine's environment.
+#[expect(clippy::disallowed_methods, reason = "tests are told about the machine they run on")]
+pub fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Whether a program is there.
+pub fn present(program: &str) -> bool {
+    let path = environment("PATH").unwrap_or_default();
+    path.split(':').any(|dir| Path::new(dir).join(program).exists())
+}
+
+/// Whether a program is there that `tests/setup.sh` installs: in CI it must be.
+pub fn installed(program: &str) -> bool {
+    let found = present(program);
     if !found {
-        assert!(std::env::var_os("CI").is_none(), "CI needs {program}: tests/setup.sh installs it");
+        assert!(environment("CI").is_none(), "CI needs {program}: tests/setup.sh installs it");
         loudly(&format!("SKIPPED in part: {program} is not installed"));
     }
     found

@@ -542,7 +542,6 @@ fn programs_of_the_host(setting: Setting) {
         unset: Vec::new(),
         cwd: Some("/".into()),
         stdin: b"read\n".to_vec(),
-        ..HostCommand::default()
     };
     let output = bench.session.host().run(&command, &Cancel::new()).expect("runs");
     let text = String::from_utf8(output.stdout).expect("text");

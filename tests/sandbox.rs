@@ -11,6 +11,8 @@
 mod behaviours;
 #[path = "sandbox/bench.rs"]
 mod bench;
+#[path = "sandbox/mounts.rs"]
+mod mounts;
 
 use std::process::{Command, ExitCode};
 

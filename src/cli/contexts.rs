@@ -102,7 +102,9 @@ impl Inputs {
                 far.insert(MAIN.to_owned(), far::Source::new(&reach, Place::HttpContext(address.clone())));
             }
         }
-        for (name, source) in &request.named_contexts {
+        // The plan never asks for contexts of these names: what they mean cannot be changed.
+        let reserved = |name: &str| [MAIN, "scratch"].iter().any(|own| name.eq_ignore_ascii_case(own));
+        for (name, source) in request.named_contexts.iter().filter(|(name, _)| !reserved(name)) {
             let place = match source {
                 ContextSource::Directory(dir) => {
                     opener.directory(name, dir, None)?;

@@ -46,7 +46,9 @@ impl DockerConfig {
         let path = fs_err::canonicalize(&path).unwrap_or(path);
         let value = match fs_err::read(&path) {
             Ok(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => json!({}),
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| Failure::of(&e).named(&path.display().to_string()))?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| Failure::of(&e).named(&path.display().to_string()))?
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => json!({}),
             Err(e) => return Err(Failure::of(&e)),
         };

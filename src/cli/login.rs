@@ -23,12 +23,14 @@ const MAX_SECRET: u64 = 64 << 10;
 pub(super) fn login(args: &LoginArgs, env: &Env) -> Done {
     let host = registry_host("login", &args.host)?;
     let request = RegistryRequest::new(&args.registries, env)?;
-    let dir = env.docker_config().ok_or_else(|| Failure::text("no place for config.json: set HOME or DOCKER_CONFIG"))?;
+    let dir =
+        env.docker_config().ok_or_else(|| Failure::text("no place for config.json: set HOME or DOCKER_CONFIG"))?;
     let line = Line::new()?;
     let programs = Arc::new(Host::here());
     let options = registries::options(env, &request, &Progress::silent(), &programs)?;
     let verify = |credential: Credential| -> Result<Credential, Error> {
-        let options = Options { credentials: Credentials::only(credential.clone()), keep_token: true, ..options.clone() };
+        let options =
+            Options { credentials: Credentials::only(credential.clone()), keep_token: true, ..options.clone() };
         let given = line.runtime.block_on(Client::new(options).login(&host))?;
         Ok(match (given, credential) {
             // What is kept is the token: it can be taken back, and is no use elsewhere.
@@ -72,14 +74,16 @@ fn refused(host: &str, error: &Error) -> Failure {
 /// `rbuild logout`
 pub(super) fn logout(args: &LogoutArgs, env: &Env) -> Done {
     let host = registry_host("logout", &args.host)?;
-    let dir = env.docker_config().ok_or_else(|| Failure::text("no place for config.json: set HOME or DOCKER_CONFIG"))?;
+    let dir =
+        env.docker_config().ok_or_else(|| Failure::text("no place for config.json: set HOME or DOCKER_CONFIG"))?;
     if !dir.join("config.json").exists() {
         return print(format!("Not logged in to {host}\n").as_bytes());
     }
     let programs = Host::here();
     let run = |name: &str, action: &str, input: &str| registries::run_helper(&programs, name, action, input);
     let known = DockerConfig::open(&dir)?.forget(&host, &run)?;
-    let text = if known { format!("Removing login credentials for {host}\n") } else { format!("Not logged in to {host}\n") };
+    let text =
+        if known { format!("Removing login credentials for {host}\n") } else { format!("Not logged in to {host}\n") };
     print(text.as_bytes())
 }
 
@@ -94,7 +98,10 @@ fn ask(args: &LoginArgs, host: &str) -> Result<Credential, Failure> {
     if args.password_stdin {
         let Some(username) = given else { return Err(Failure::text("Must provide --username with --password-stdin")) };
         let mut text = String::new();
-        std::io::stdin().take(MAX_SECRET).read_to_string(&mut text).map_err(|e| Failure::of(&e).named("read password"))?;
+        std::io::stdin()
+            .take(MAX_SECRET)
+            .read_to_string(&mut text)
+            .map_err(|e| Failure::of(&e).named("read password"))?;
         let password = text.strip_suffix('\n').unwrap_or(&text);
         return credential(username, password.strip_suffix('\r').unwrap_or(password).to_owned());
     }

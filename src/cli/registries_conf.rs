@@ -21,7 +21,8 @@ pub(super) fn rules(env: &Env) -> Result<Vec<Rule>, Failure> {
         match fs_err::read_to_string(&file) {
             Ok(text) => parse(&text, &mut rules)
                 .map_err(|error| Failure::text(format!("{}: {}", file.display(), error.trim_end())))?,
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) => {}
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied) => {}
             Err(error) => return Err(Failure::of(&error)),
         }
     }
@@ -161,7 +162,8 @@ mod tests {
         "#;
         let rules = read(text).expect("valid");
         let mirror = |location: &str, insecure, good_for| Mirror { location: location.to_owned(), insecure, good_for };
-        let hub = vec![mirror("mirror.example/hub", true, GoodFor::All), mirror("second.example", false, GoodFor::Digests)];
+        let hub =
+            vec![mirror("mirror.example/hub", true, GoodFor::All), mirror("second.example", false, GoodFor::Digests)];
         let rule = |prefix: &str| Rule { prefix: prefix.to_owned(), ..Rule::default() };
         assert_eq!(
             rules,
@@ -179,7 +181,8 @@ mod tests {
 
     #[test]
     fn the_older_form_and_mistakes() {
-        let rules = read("[registries.insecure]\nregistries = ['a.example:5000']\n[registries.block]\nregistries = ['b']");
+        let rules =
+            read("[registries.insecure]\nregistries = ['a.example:5000']\n[registries.block]\nregistries = ['b']");
         let rules = rules.expect("valid");
         assert_eq!((rules[0].insecure, rules[1].blocked), (true, true));
         assert!(read("[[registry]]\ninsecure = true").is_err_and(|e| e.contains("neither prefix nor location")));

@@ -122,7 +122,9 @@ fn create(args: &ManifestCreateArgs, env: &Env, place: &StoreRequest) -> Done {
         add_annotation(text, "index", &mut annotations)?;
     }
     if !annotations.manifest.is_empty() || !annotations.index_descriptor.is_empty() {
-        return Err(Failure::text("--annotation: only index and manifest-descriptor are made here; manifests stay as they are"));
+        return Err(Failure::text(
+            "--annotation: only index and manifest-descriptor are made here; manifests stay as they are",
+        ));
     }
     let line = Line::new()?;
     let (display, progress) = screen::open(true, env)?;
@@ -169,7 +171,11 @@ fn create(args: &ManifestCreateArgs, env: &Env, place: &StoreRequest) -> Done {
     Records::open(place)?.catalog.tag(&name, &named).map_err(|e| Failure::of(&e))?;
     if args.push {
         let registries = args.registries.clone();
-        return push(&ManifestPushArgs { name: args.name.clone(), registries, ..ManifestPushArgs::default() }, env, place);
+        return push(
+            &ManifestPushArgs { name: args.name.clone(), registries, ..ManifestPushArgs::default() },
+            env,
+            place,
+        );
     }
     print(format!("Created manifest list {name}\n").as_bytes())
 }
@@ -216,7 +222,8 @@ fn join(
 
 fn push(args: &ManifestPushArgs, env: &Env, place: &StoreRequest) -> Done {
     let name = reference(&args.name)?;
-    let missing = || Failure::text(format!("{}: no index of that name was created here (manifest create)", name.familiar()));
+    let missing =
+        || Failure::text(format!("{}: no index of that name was created here (manifest create)", name.familiar()));
     let (index, members) = created(place, &name)?.ok_or_else(missing)?;
     let line = Line::new()?;
     let (display, progress) = screen::open(args.quiet, env)?;

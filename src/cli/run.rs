@@ -101,7 +101,14 @@ fn obtain(text: &str, env: &Env, registries: &RegistryRequest, opened: &Opened) 
             // There is nobody left to tell when stderr is gone.
             let _ = writeln!(std::io::stderr(), "Unable to find image '{}' locally", name.familiar());
             let (display, progress) = screen::open(false, env)?;
-            let fetched = fetch(opened, &opened.puller(env, registries, &progress)?, &name, &Platform::host(), Policy::Missing, &progress);
+            let fetched = fetch(
+                opened,
+                &opened.puller(env, registries, &progress)?,
+                &name,
+                &Platform::host(),
+                Policy::Missing,
+                &progress,
+            );
             display.close();
             return Ok(fetched?.image);
         }

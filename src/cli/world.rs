@@ -87,12 +87,7 @@ impl Opened {
     }
 
     /// What fetches images, with the user's credentials and settings.
-    pub(super) fn puller(
-        &self,
-        env: &Env,
-        request: &RegistryRequest,
-        progress: &Progress,
-    ) -> Result<Puller, Failure> {
+    pub(super) fn puller(&self, env: &Env, request: &RegistryRequest, progress: &Progress) -> Result<Puller, Failure> {
         let options = registries::options(env, request, progress, self.session.host())?;
         Ok(Puller::new(self.layers.clone(), Client::new(options)))
     }

@@ -25,9 +25,15 @@ const QUEUE: usize = 4;
 pub(super) enum Body {
     Empty,
     Bytes(Arc<Vec<u8>>),
-    File { path: PathBuf, size: u64 },
+    File {
+        path: PathBuf,
+        size: u64,
+    },
     /// A blob of another repository, passed on.
-    Remote { from: Arc<dyn Remote>, blob: Box<Descriptor> },
+    Remote {
+        from: Arc<dyn Remote>,
+        blob: Box<Descriptor>,
+    },
 }
 
 impl Body {

@@ -201,9 +201,9 @@ impl Host {
     pub(super) async fn piece(&self, method: &Method, response: &mut Response) -> Result<Option<Vec<u8>>, Error> {
         let silence = self.shared.retry.silence;
         match tokio::time::timeout(silence, response.chunk()).await {
-            Ok(piece) => piece
-                .map(|piece| piece.map(Vec::from))
-                .map_err(|error| Error::transport(method, response.url(), error)),
+            Ok(piece) => {
+                piece.map(|piece| piece.map(Vec::from)).map_err(|error| Error::transport(method, response.url(), error))
+            }
             Err(_) => Err(Error::silent(method, response.url(), silence)),
         }
     }
@@ -571,7 +571,6 @@ struct Given {
     /// To be used instead of the password from now on.
     refresh: Option<String>,
 }
-
 
 fn challenges(response: &Response) -> impl Iterator<Item = &str> {
     response.headers().get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok())

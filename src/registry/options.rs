@@ -198,7 +198,12 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 5, first: Duration::from_millis(500), longest: Duration::from_secs(8), silence: Duration::from_secs(60) }
+        Self {
+            attempts: 5,
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(8),
+            silence: Duration::from_secs(60),
+        }
     }
 }
 

@@ -169,8 +169,9 @@ impl Repository {
             let chunk = chunks.read(sent, CHUNK.min(descriptor.size - sent)).await?;
             let range = format!("{sent}-{}", sent + chunk.len() as u64 - 1);
             let length = chunk.len() as u64;
-            let call =
-                self.upload_call(Method::PATCH, session.clone(), Body::Bytes(Arc::new(chunk))).header(CONTENT_RANGE, &range);
+            let call = self
+                .upload_call(Method::PATCH, session.clone(), Body::Bytes(Arc::new(chunk)))
+                .header(CONTENT_RANGE, &range);
             let error = match self.origin.host.send(&call).await {
                 Ok(response) if response.status().is_success() => {
                     session = location(&response).unwrap_or(session);

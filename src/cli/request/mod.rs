@@ -20,13 +20,13 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+pub(super) use annotation::add as add_annotation;
 pub use call::{Call, CheckFormat};
 pub use context::{ContextSource, DockerfileSource, StdinKind, stdin_kind};
 pub use output::OutputSpec;
 pub use progress::{ProgressRequest, display_options};
 pub use prune::PruneRequest;
 pub use registries::RegistryRequest;
-pub(super) use annotation::add as add_annotation;
 pub(super) use registries::host as registry_host;
 pub use run::{RunRequest, Volume};
 pub use secret::SecretValue;

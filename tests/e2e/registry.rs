@@ -18,6 +18,60 @@ as_root_and_rootless! {
     a_registry_that_is_not_there
 }
 
+/// Who may use a registry, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Open,
+    /// User `alice`, password `secret`.
+    Password,
+    /// https only, as `localhost`, with a certificate of the authority in `ca.pem`.
+    Tls,
+}
+
+impl Access {
+    /// Further text for the section `http`, and further sections.
+    fn config(self, dir: &Path) -> (String, String) {
+        let path = |name: &str| dir.join(name).display().to_string();
+        match self {
+            Self::Open => (String::new(), String::new()),
+            Self::Password => {
+                // bcrypt of "secret"
+                let hash = "alice:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+                std::fs::write(path("htpasswd"), hash).expect("write");
+                (String::new(), format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", path("htpasswd")))
+            }
+            Self::Tls => {
+                let openssl = |args: &[&str]| succeed(Command::new("openssl").args(args).current_dir(dir));
+                let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+                std::fs::write(path("names"), names).expect("write");
+                let new = ["req", "-newkey", "rsa:2048", "-nodes", "-days", "2"];
+                openssl(
+                    &[&new[..], &["-x509", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem"]].concat(),
+                );
+                openssl(&[&new[..4], &["-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "csr.pem"]].concat());
+                openssl(&[
+                    "x509",
+                    "-req",
+                    "-in",
+                    "csr.pem",
+                    "-CA",
+                    "ca.pem",
+                    "-CAkey",
+                    "ca.key",
+                    "-CAcreateserial",
+                    "-days",
+                    "2",
+                    "-extfile",
+                    "names",
+                    "-out",
+                    "cert.pem",
+                ]);
+                (format!(", tls: {{certificate: {}, key: {}}}", path("cert.pem"), path("key.pem")), String::new())
+            }
+        }
+    }
+}
+
 /// A registry of its own on a free port.
 pub(crate) struct Server {
     child: Child,
@@ -28,6 +82,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one; `None`, loudly, if the program is not installed.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_as(Access::Open)
+    }
+
+    /// The same, not for everybody.
+    pub(crate) fn start_as(access: Access) -> Option<Self> {
         if !installed("docker-registry") {
             return None;
         }
@@ -36,9 +95,10 @@ impl Server {
         for _ in 0..10 {
             let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
             let address = format!("127.0.0.1:{port}");
+            let (http, auth) = access.config(dir.path());
             let config = format!(
                 "version: 0.1\nlog: {{level: info, accesslog: {{disabled: false}}}}\n\
-                 storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: {address}}}\n",
+                 storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: {address}{http}}}\n{auth}",
                 dir.path().join("data").display()
             );
             std::fs::write(dir.path().join("config.yml"), config).expect("write");
@@ -53,6 +113,11 @@ impl Server {
                 .expect("docker-registry");
             for _ in 0..500 {
                 if std::net::TcpStream::connect(&address).is_ok() && child.try_wait().expect("wait").is_none() {
+                    // Certificates are for names.
+                    let address = match access {
+                        Access::Tls => format!("localhost:{port}"),
+                        Access::Open | Access::Password => address,
+                    };
                     return Some(Self { child, dir, address });
                 }
                 if child.try_wait().expect("wait").is_some() {
@@ -71,8 +136,13 @@ impl Server {
         format!("{}/{rest}", self.address)
     }
 
+    /// A file of its directory, e.g. `ca.pem`, copied to where everybody may read it.
+    pub fn file(&self, name: &str, to: &Path) {
+        std::fs::copy(self.dir.path().join(name), to).expect("copy");
+    }
+
     /// How many requests with this in their log line there have been.
-    fn requests(&self, what: &str) -> usize {
+    pub fn requests(&self, what: &str) -> usize {
         let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         log.lines().filter(|line| line.contains("HTTP/1.1\"") && line.contains(what)).count()
     }
@@ -102,6 +172,11 @@ pub(crate) fn pull_with_skopeo(name: &str, to: &Path) -> Image {
             .arg(format!("oci:{}:copy", to.display())),
     );
     Image::read(to)
+}
+
+/// The same, for other tests.
+pub fn publish(rig: &Rig, name: &str) {
+    publish_base(rig, name);
 }
 
 /// Puts `busybox` of a rig into the registry under `name` and removes it from the store.

@@ -28,6 +28,7 @@ pub(super) fn options(env: &Env, progress: &Progress, session: &Session) -> Resu
         credentials: credentials(env, session)?,
         proxies,
         progress: progress.clone(),
+        clock: super::world::now,
         ..Options::default()
     })
 }

@@ -3,7 +3,7 @@
 //! Plain data, decided by `cli`; nothing here reads a file or the environment.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::credentials::Credentials;
 use crate::event::Progress;
@@ -23,6 +23,8 @@ pub struct Options {
     pub retry: Retry,
     /// Hears of `[auth] …` vertices.
     pub progress: Progress,
+    /// Signatures of buckets say when they were made.
+    pub clock: fn() -> SystemTime,
 }
 
 impl Default for Options {
@@ -34,6 +36,7 @@ impl Default for Options {
             parallel: 6,
             retry: Retry::default(),
             progress: Progress::silent(),
+            clock: || SystemTime::UNIX_EPOCH,
         }
     }
 }

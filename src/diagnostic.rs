@@ -149,7 +149,7 @@ pub fn headline(faults: &[Diagnostic]) -> Option<&Diagnostic> {
 pub fn render_all(faults: &[Diagnostic]) -> String {
     let mut sorted: Vec<&Diagnostic> = faults.iter().collect();
     sorted.sort_by_key(|fault| (fault.lines.map_or(0, |lines| lines.first), fault.span.start));
-    sorted.iter().map(|fault| fault.render() + "\n").collect::<Vec<_>>().join("")
+    sorted.iter().map(|fault| fault.render() + "\n").collect::<String>()
 }
 
 impl fmt::Display for Diagnostic {

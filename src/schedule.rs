@@ -277,11 +277,11 @@ mod tests {
                 schedule.finish(step, Outcome::Done);
             }
             prop_assert!(schedule.is_over());
-            for index in 0..count {
+            for (index, times) in started.iter().enumerate() {
                 let lost = schedule.state(StepId::new(index)) == State::Canceled;
                 let input_lost = edges.iter().any(|(a, b)| *b == index && ended[*a] != Some(Outcome::Done));
                 prop_assert_eq!(lost, input_lost);
-                prop_assert_eq!(started[index], usize::from(!lost));
+                prop_assert_eq!(*times, usize::from(!lost));
             }
         }
     }

@@ -111,7 +111,7 @@ fn check_rows(case: &str, rows: &str) {
     let known = |id: &&str| {
         id.len() > 1 && id.as_bytes()[0].is_ascii_uppercase() && id[1..].bytes().all(|b| b.is_ascii_digit())
     };
-    assert!(ids.iter().all(|id| known(&id)), "{case}: the first line must be `rows: D050 …`, not {rows:?}");
+    assert!(ids.iter().all(known), "{case}: the first line must be `rows: D050 …`, not {rows:?}");
 }
 
 fn answer(text: &str, options: &Value) -> String {

@@ -198,9 +198,9 @@ mod tests {
     fn field_boundaries_matter() {
         let hash = |parts: &[&str]| {
             let mut h = KeyHasher::new("t", 1);
-            parts.iter().for_each(|p| {
-                h.text(p);
-            });
+            for part in parts {
+                h.text(part);
+            }
             h.finish()
         };
         assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));

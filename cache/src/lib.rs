@@ -36,6 +36,6 @@ pub use ledger::Reservation;
 pub use lock::{LockGuard, LockKind};
 pub use mount::CacheMount;
 pub use object::{Kind, Object, ObjectRef};
-pub use store::{Store, StoreOptions};
+pub use store::{Store, StoreOptions, Syncer};
 pub use temp::{SweepReport, TempDir};
 pub use usage::{Tally, Usage};

@@ -3,10 +3,11 @@
 //! Opening makes a lease and reads the boot id, nothing else: no scan, no sweep. Every publication is a rename of something
 //! complete, and GC spares what was just published or marked as used: see `shield.rs`.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -59,13 +60,24 @@ pub(crate) struct Inner {
     pub(crate) ledger: Ledger,
     /// The description marks and publications hold their shields on; opened at first use (shield.rs).
     pub(crate) shield: OnceLock<OwnedFd>,
+    /// Whether the lease has ended; held while something is written that nobody waits for.
+    pub(crate) closed: Mutex<bool>,
+}
+
+impl Inner {
+    fn close(&self) {
+        let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut *closed, true) {
+            self.settle();
+            self.temp.clear();
+            self.lease.end();
+        }
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.settle();
-        self.temp.clear();
-        self.lease.end();
+        self.close();
     }
 }
 
@@ -88,7 +100,8 @@ impl Store {
         };
         let temp = TempSpace::new(&root, &lease.id);
         let ledger = Ledger::new(&root, &lease.id);
-        let inner = Inner { root, options, boot: Boot::new(boot), lease, temp, ledger, shield: OnceLock::new() };
+        let (shield, closed) = (OnceLock::new(), Mutex::new(false));
+        let inner = Inner { root, options, boot: Boot::new(boot), lease, temp, ledger, shield, closed };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -184,25 +197,15 @@ impl Store {
         self.inner.mark(&Object::Small(kind, name.to_owned()))
     }
 
-    /// Flushes the file system and records that everything written before now is on the disk. May take seconds; nothing waits
-    /// for it: run it on a thread of its own. What no sync confirmed is verified, or is a miss, after a reboot.
-    pub fn sync(&self) -> Result<()> {
-        let root = &self.inner.root;
-        let began = boot_time();
-        let directory = rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .at("open", root)?;
-        rustix::fs::syncfs(&directory).at("sync", root)?;
-        let boot = self.inner.boot.id.to_string();
-        let sealed = envelope::seal(self.inner.boot.stamp(), &boot, began.to_string().as_bytes());
-        let temp = self.inner.temp_file(&sealed)?;
-        let path = root.join(SYNCED).join(&boot);
-        let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        open(&temp).and_then(rustix::fs::fsync).at("sync", &temp)?;
-        making_parents(root, &path, || rustix::fs::rename(&temp, &path)).at("rename into place", &path)?;
-        for changed in [root.join(SYNCED), root.clone()] {
-            open(&changed).and_then(rustix::fs::fsync).at("sync", &changed)?;
-        }
-        Ok(())
+    /// What [`Syncer::sync`] is called on. It does not keep the store open.
+    pub fn syncer(&self) -> Syncer {
+        Syncer { root: self.inner.root.clone(), boot: self.inner.boot.id }
+    }
+
+    /// Ends the lease although clones live on in threads that the process is not going to wait for. Only
+    /// [`Store::sweep`] may still be under way then.
+    pub fn close(&self) {
+        self.inner.close();
     }
 
     /// Runs our own write; when the file system is full, evicts and tries once more.
@@ -216,6 +219,41 @@ impl Store {
             }
             other => other,
         }
+    }
+}
+
+/// Makes what was written survive a power failure. Holds no lease: a process may end in the middle and leaves nothing behind.
+#[derive(Clone, Debug)]
+pub struct Syncer {
+    root: PathBuf,
+    boot: BootId,
+}
+
+impl Syncer {
+    /// Flushes the file system and records that everything written before now is on the disk. May take seconds; nothing waits
+    /// for it: run it on a thread of its own. What no sync confirmed is verified, or is a miss, after a reboot.
+    pub fn sync(&self) -> Result<()> {
+        let began = boot_time();
+        let directory =
+            rustix::fs::open(&self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .at("open", &self.root)?;
+        rustix::fs::syncfs(&directory).at("sync", &self.root)?;
+        let boot = self.boot.to_string();
+        let sealed = envelope::seal(Boot::new(self.boot).stamp(), &boot, began.to_string().as_bytes());
+        // The same name for all: whoever comes second writes as much, and half a record is no record.
+        let (new, path) = (self.root.join(SYNCED).join(format!("{boot}.new")), self.root.join(SYNCED).join(&boot));
+        let create = || {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+            rustix::fs::open(&new, flags, Mode::from_raw_mode(0o644))
+        };
+        let file = File::from(making_parents(&self.root, &new, create).at("make", &new)?);
+        (&file).write_all(&sealed).and_then(|()| file.sync_all()).at("write", &new)?;
+        rustix::fs::rename(&new, &path).at("rename into place", &path)?;
+        let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        for changed in [self.root.join(SYNCED), self.root.clone()] {
+            open(&changed).and_then(rustix::fs::fsync).at("sync", &changed)?;
+        }
+        Ok(())
     }
 }
 

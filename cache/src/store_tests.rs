@@ -203,7 +203,7 @@ fn after_a_reboot_only_what_was_synced_is_believed() {
         let store = in_boot(root.path(), 'a');
         let digest = store.put_blob(b"synced").unwrap();
         publish(&store, layer(1), "synced");
-        store.sync().unwrap();
+        store.syncer().sync().unwrap();
         publish(&store, layer(2), "later");
         publish(&store, layer(3), "lost");
         store.put(Kind::Record, "whole", b"payload").unwrap();

@@ -17,6 +17,9 @@ use crate::error::{At as _, Result};
 use crate::store::{Inner, Store};
 use crate::{lease, removal};
 
+/// How often a directory that is not empty is cleared before it is left to others.
+const CLEARING_ATTEMPTS: u32 = 5;
+
 /// This lease's part of `tmp/`; made at first use.
 #[derive(Debug)]
 pub(crate) struct TempSpace {
@@ -45,14 +48,19 @@ impl TempSpace {
         self.directory.join(format!("{prefix}-{}", self.serial.fetch_add(1, Ordering::Relaxed)))
     }
 
-    /// Removes all of it.
+    /// Removes all of it. A thread that nobody waits for may be removing the same things.
     pub(crate) fn clear(&self) {
-        let Ok(names) = list_names(&self.directory) else { return };
-        let paths: Vec<PathBuf> = names.iter().map(|n| self.directory.join(n)).collect();
-        if !paths.is_empty() {
-            removal::remove_all(paths, &self.directory);
+        for _ in 0..CLEARING_ATTEMPTS {
+            let Ok(names) = list_names(&self.directory) else { return };
+            let paths: Vec<PathBuf> = names.iter().map(|n| self.directory.join(n)).collect();
+            if !paths.is_empty() {
+                removal::remove_all(paths, &self.directory);
+            }
+            // What is left is swept by the next process.
+            if rustix::fs::rmdir(&self.directory) != Err(Errno::NOTEMPTY) {
+                return;
+            }
         }
-        let _swept_later_otherwise = rustix::fs::rmdir(&self.directory);
     }
 }
 

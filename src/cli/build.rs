@@ -46,7 +46,7 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
     let display =
         Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
     let progress = Progress::new(vec![display.observer()], now);
-    let done = work(&request, env, &opened, &progress);
+    let done = super::world::with_room(|| work(&request, env, &opened, &progress))?;
     display.close();
     let mut warnings: Vec<Warning> = request.notes.iter().chain(&notes).map(|note| plain_warning(note)).collect();
     let shown = match request.progress.mode {

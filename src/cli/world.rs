@@ -23,6 +23,10 @@ use crate::registry::Client;
 /// How long running steps get to end after a signal, before the second one is not waited for.
 const EXIT_ON_SECOND_SIGNAL: i32 = 130;
 
+/// Stack of threads that walk trees. A path has at most 2048 parts, and some walks go down part by part; untouched pages cost
+/// nothing.
+const STACK: usize = 256 << 20;
+
 /// Everything that is open while a command runs.
 pub(super) struct Opened {
     /// Namespaces and launcher; gone when this is dropped.
@@ -38,7 +42,6 @@ pub(super) struct Opened {
 }
 
 /// The system's clock, for everything that is handed one.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 pub(super) fn now() -> SystemTime {
     SystemTime::now()
 }
@@ -68,6 +71,8 @@ impl Opened {
             references: References::new(references),
         };
         let store = Store::open(&request.root, options).map_err(|e| Failure::of(&e))?;
+        // An error says that it is there already, which is as good.
+        let _ = rayon::ThreadPoolBuilder::new().stack_size(STACK).build_global();
         let ownership = match session.ownership {
             Ownership::Exact => OwnershipMode::Exact,
             Ownership::Flattened => OwnershipMode::Flattened,
@@ -107,6 +112,23 @@ impl Opened {
     }
 }
 
+/// Does `work` on a thread that has room for trees as deep as a path can be.
+pub(super) fn with_room<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("build".to_owned()).stack_size(STACK).spawn_scoped(scope, work);
+        let done = thread.map_err(|e| Failure::of(&e).named("start a thread"))?.join();
+        // A panic goes on where it would have gone without the thread.
+        Ok(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
+impl Drop for Opened {
+    /// The thread that tidies up may still be at it, and is not waited for.
+    fn drop(&mut self) {
+        self.store.close();
+    }
+}
+
 /// What the small files of the store refer to, for its garbage collection.
 fn references(kind: rbuild_cache::Kind, name: &str, bytes: &[u8]) -> Vec<ObjectRef> {
     catalog::references(kind, name, bytes)
@@ -116,12 +138,13 @@ fn references(kind: rbuild_cache::Kind, name: &str, bytes: &[u8]) -> Vec<ObjectR
 }
 
 /// Beside the command: removes what killed processes left, and makes what earlier builds wrote survive a power failure. Neither
-/// is waited for, and neither matters to this command, so failures are left to the next one.
+/// matters to this command, so failures are left to the next one, and nobody waits for the disk.
 fn tidy_up(store: &Store) {
-    let store = store.clone();
+    let (store, syncer) = (store.clone(), store.syncer());
     std::thread::spawn(move || {
         let _ = store.sweep();
-        let _ = store.sync();
+        drop(store);
+        let _ = syncer.sync();
     });
 }
 

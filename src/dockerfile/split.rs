@@ -279,7 +279,7 @@ impl<'a> Splitter<'a> {
             (Name::Escape, "`") => self.directives.escape = '`',
             (Name::Escape, other) => return Err(format!("invalid escape token '{other}' does not match ` or \\")),
             (Name::Check, value) => {
-                self.directives.check = Some(directive::parse_check(directive::up_to_blank(value))?)
+                self.directives.check = Some(directive::parse_check(directive::up_to_blank(value))?);
             }
         }
         Ok(())

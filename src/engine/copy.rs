@@ -152,7 +152,7 @@ impl Work for CopyWork<'_> {
             let name = format!("files of source {}", index + 1);
             match source {
                 CopySource::Path { from: From::Context(_), .. } => {
-                    facts.push(name, contexts[&index].digest.to_string())
+                    facts.push(name, contexts[&index].digest.to_string());
                 }
                 CopySource::Path { from: from @ From::Step(_), path, .. } => {
                     facts.push(name, format!("{path} of {}", job.stack_of(from).identity()));

@@ -54,6 +54,10 @@ pub struct Finished {
     pub failure: Option<(StepId, Option<Vertex>, StepError)>,
 }
 
+/// Stack of a step's thread. A path has at most 2048 parts, and a nested destination is walked part by part; untouched pages
+/// cost nothing.
+const STACK: usize = 64 << 20;
+
 /// Does all steps of `plan`. When a layer that was a hit elsewhere turns out to be lost, all begins anew without it: what is
 /// done by then is found in the store.
 pub fn drive(engine: &Engine<'_>, plan: &Plan) -> Finished {
@@ -86,11 +90,18 @@ fn once(engine: &Engine<'_>, plan: &Plan) -> Finished {
                     .collect();
                 let (report, priority) = (report.clone(), schedule.priority(id));
                 running += 1;
-                scope.spawn(move || {
-                    let outcome = super::step::perform(engine, plan, id, &inputs, priority);
+                let worker = std::thread::Builder::new().name("step".to_owned()).stack_size(STACK);
+                let worker = worker.spawn_scoped(scope, move || {
+                    let outcome = undying(|| super::step::perform(engine, plan, id, &inputs, priority));
                     // The receiver lives until every worker has reported.
                     let _ = report.send((id, outcome));
                 });
+                if let Err(error) = worker {
+                    running -= 1;
+                    schedule.finish(id, schedule::Outcome::Failed);
+                    finished.failure = Some((id, None, StepError::world("start a thread", &error)));
+                    engine.cancel.cancel();
+                }
             }
             if running == 0 {
                 break;
@@ -117,6 +128,18 @@ fn once(engine: &Engine<'_>, plan: &Plan) -> Finished {
         }
     });
     finished
+}
+
+/// What `perform` says of its step. A panic, which is a fault of ours, fails the step: a worker that never reports would let
+/// the build wait for ever.
+fn undying(
+    perform: impl FnOnce() -> (Option<Vertex>, Result<StepReport, StepError>),
+) -> (Option<Vertex>, Result<StepReport, StepError>) {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(perform)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("panic");
+        (None, Err(StepError::refused(format!("internal error of rbuild: {text}"))))
+    })
 }
 
 /// Base images nobody needed a file of were never shown; they are part of the build all the same.

@@ -145,7 +145,7 @@ impl Listing {
                 None => all.push(format!("{path} is new")),
                 Some(old) if old.content != new.content => all.push(format!("{path} content changed")),
                 Some(old) if old.mode != new.mode => {
-                    all.push(format!("{path} mode {:04o} -> {:04o}", old.mode, new.mode))
+                    all.push(format!("{path} mode {:04o} -> {:04o}", old.mode, new.mode));
                 }
                 Some(_) => {}
             }
@@ -166,7 +166,9 @@ mod tests {
 
     fn facts(list: &[(&str, &str)]) -> Facts {
         let mut facts = Facts::default();
-        list.iter().for_each(|(n, v)| facts.push(*n, *v));
+        for (name, value) in list {
+            facts.push(*name, *value);
+        }
         facts
     }
 

@@ -11,6 +11,7 @@ use rbuild_cache::digest::LayerId;
 use rbuild_cache::{Kind, ObjectRef, Store};
 
 use crate::cancel::{Cancel, Cancelled};
+use crate::dockerfile::quote::quoted;
 use crate::event::{Progress, Vertex};
 use crate::exec::Executor;
 use crate::fetch::Fetcher;
@@ -134,15 +135,13 @@ pub enum StepError {
     /// Files of a layer that was a hit cannot be had any more; the build goes back to the step that makes it.
     #[error("{0}")]
     Lost(String),
-    /// A process ended with a status other than 0.
-    #[error("process {command:?} did not complete successfully: exit code: {code}{remark}")]
+    /// A process ended with a status other than 0, or was never started.
+    #[error("process {} did not complete successfully: {end}", quoted(command))]
     Exit {
         /// argv joined by blanks.
         command: String,
-        /// Its exit code.
-        code: i32,
-        /// Why, if known: `: killed: out of memory`.
-        remark: &'static str,
+        /// What became of it, in BuildKit's words: `exit code: 1`, `cannot allocate memory`.
+        end: String,
     },
     /// The step cannot be done as written; the text is BuildKit's where it has one.
     #[error("{message}")]

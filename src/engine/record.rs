@@ -90,7 +90,9 @@ mod tests {
     fn keys_depend_on_names_values_and_order() {
         let facts = |list: &[(&str, &str)]| {
             let mut facts = Facts::default();
-            list.iter().for_each(|(n, v)| facts.push(*n, *v));
+            for (name, value) in list {
+                facts.push(*name, *value);
+            }
             facts.step_key()
         };
         assert_eq!(facts(&[("a", "1")]), facts(&[("a", "1")]));

@@ -10,6 +10,7 @@ use super::explain::Listing;
 use super::mounts::{self, MountInputs};
 use super::record::{Facts, ROOT, StepLayer};
 use super::step::{Job, Work};
+use crate::event::{Stream, Vertex};
 use crate::exec::{Process, Root, Stdio};
 use crate::layers::view::View;
 use crate::plan::graph::{Network, Run};
@@ -70,7 +71,7 @@ impl Work for RunWork<'_> {
         }
         let ids = engine.layer_ids(job.plan, &job.parent, Need::Files)?;
         let account =
-            account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, &op.user)?;
+            account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, op)?;
         let scratch = engine.store.temp_dir("run").map_err(|e| StepError::world("make a working directory", &e))?;
         let mounts = mounts::prepare(job, op, inputs, scratch.path())?;
         let mut env = op.env.clone();
@@ -103,11 +104,14 @@ impl Work for RunWork<'_> {
         let exit = engine
             .executor
             .run(&root, &process, &mut |stream, data| vertex.log(stream, data), engine.cancel)
-            .map_err(|e| exec_error(e, op))?;
+            .map_err(|e| exec_error(e, op, vertex))?;
         drop(slot);
+        if exit.out_of_memory && exit.code != 0 {
+            vertex.log(Stream::Stderr, format!("killed: out of memory (exit code: {})\n", exit.code).as_bytes());
+            return Err(failed(op, "cannot allocate memory"));
+        }
         if exit.code != 0 {
-            let remark = if exit.out_of_memory { ": killed: out of memory" } else { "" };
-            return Err(StepError::Exit { command: shown(op), code: exit.code, remark });
+            return Err(failed(op, format!("exit code: {}", exit.code)));
         }
         let record = match &root {
             Root::Overlay { upper, .. } => engine.layers.adopt(upper, &ids),
@@ -120,16 +124,25 @@ impl Work for RunWork<'_> {
     }
 }
 
-/// argv as BuildKit shows it in `process "…" did not complete successfully`.
-fn shown(op: &Run) -> String {
-    op.argv.join(" ")
+/// `process "…" did not complete successfully`.
+fn failed(op: &Run, end: impl Into<String>) -> StepError {
+    StepError::Exit { command: op.argv.join(" "), end: end.into() }
 }
 
-fn exec_error(error: crate::exec::ExecError, op: &Run) -> StepError {
+/// What of the sandbox's faults is the step's own.
+///
+/// A program that cannot be started is told in the step's output, as runc does, and ends like one that failed: with 1 where it
+/// was not found or may not be run, with 255 where the kernel refused it.
+fn exec_error(error: crate::exec::ExecError, op: &Run, vertex: &Vertex) -> StepError {
     use crate::exec::ExecError;
     match error {
         ExecError::Cancelled(c) => StepError::Cancelled(c),
-        ExecError::NotExecutable(text) => StepError::refused(format!("failed to run {:?}: {text}", shown(op))),
+        ExecError::NotExecutable(text) => {
+            let looked_up = text.starts_with("exec: ");
+            let before = if looked_up { "unable to start container process: error during container init: " } else { "" };
+            vertex.log(Stream::Stderr, format!("{before}{text}\n").as_bytes());
+            failed(op, if looked_up { "exit code: 1" } else { "exit code: 255" })
+        }
         other @ (ExecError::Setup(_) | ExecError::Launcher(_)) => StepError::world("set up the sandbox", &other),
     }
 }
@@ -140,8 +153,8 @@ fn set_default(env: &mut Vec<(String, String)>, name: &str, value: &str) {
     }
 }
 
-/// Looks `user` up in the root's passwd and group files, following links inside the root.
-fn account(view: &View, user: &str) -> Result<ProcessUser, StepError> {
+/// Looks the step's user up in the root's passwd and group files, following links inside the root.
+fn account(view: &View, op: &Run) -> Result<ProcessUser, StepError> {
     let read = |path: &str| -> Result<Option<Vec<u8>>, StepError> {
         let resolved =
             view.resolve(&LayerPath::clean(path), true).map_err(|e| StepError::world(format!("read {path}"), &e))?;
@@ -152,5 +165,5 @@ fn account(view: &View, user: &str) -> Result<ProcessUser, StepError> {
         Ok(Some(bytes))
     };
     let (passwd, group) = (read("/etc/passwd")?, read("/etc/group")?);
-    users::process_user(passwd.as_deref(), group.as_deref(), user).map_err(|e| StepError::refused(e.to_string()))
+    users::process_user(passwd.as_deref(), group.as_deref(), &op.user).map_err(|e| failed(op, e.to_string()))
 }

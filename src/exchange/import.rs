@@ -268,7 +268,7 @@ impl Imported {
         let Some((first, others)) = offers.split_first() else { return own };
         if form == Form::Files
             || first.layer.diff_id != layer.diff_id
-            || !(self.is_verified(&layer.id) || !self.is_here(&layer.id))
+            || (self.is_here(&layer.id) && !self.is_verified(&layer.id))
         {
             return own;
         }

@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, Stat, Uid, chmodat, chownat, fstat, lstat, makedev, mknodat, renameat, statat,
-    unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Uid, chmodat, chownat, fstat, lstat, makedev, mknodat, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -178,16 +178,24 @@ impl Placed {
         Ok(())
     }
 
-    /// The devices that the root lacks, where we may make any.
+    /// The devices that the root lacks, where we may make and use any. A file stands in for /dev/null, which every shell wants.
     fn make_devices(&mut self, rooted: &mut Rooted) -> io::Result<()> {
         let dev = rooted.open("/dev", Missing::MountDirectory)?;
         self.remember(rooted, &dev)?;
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut made = Vec::new();
         for (name, major, minor) in DEVICES {
-            if mknodat(&dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor)).is_ok()
-            {
-                chmodat(&dev, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
+            let mode = Mode::from_raw_mode(0o666);
+            if mknodat(&dev, name, FileType::CharacterDevice, mode, makedev(major, minor)).is_ok() {
+                chmodat(&dev, name, mode, AtFlags::empty())?;
                 made.push(name);
+            }
+            // A file system mounted nodev, or a control group.
+            let alive =
+                !matches!(openat(&dev, name, flags, Mode::empty()), Err(Errno::ACCESS | Errno::PERM | Errno::NOENT));
+            if !alive && name == "null" {
+                let file = self.file(b"", 0o666, 0, 0)?;
+                self.put(rooted, "/dev/null", &file, Back::Nowhere)?;
             }
         }
         self.devices = Some((dev, made));

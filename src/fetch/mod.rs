@@ -117,7 +117,7 @@ pub enum FetchError {
     #[error("invalid checksum {0:?}: expected sha256:<64 hex digits>")]
     BadChecksum(String),
     /// Network.
-    #[error("failed to fetch {url}: {source}")]
+    #[error("failed to fetch {url}: {}", causes(source))]
     Network {
         /// The address.
         url: String,
@@ -192,7 +192,7 @@ impl Fetcher {
                         && expected != fetched.digest
                     {
                         let (got, expected) = (fetched.digest.to_string(), expected.to_string());
-                        return Err(FetchError::Checksum { url: url.to_owned(), got, expected });
+                        return Err(FetchError::Checksum { url: git::redacted(url), got, expected });
                     }
                     self.remember(url, &fetched)?;
                     return Ok(fetched);
@@ -215,7 +215,9 @@ impl Fetcher {
         progress: &dyn Fn(u64, u64),
         cancel: &Cancel,
     ) -> Result<Fetched, FetchError> {
-        let network = |source| FetchError::Network { url: url.to_owned(), source };
+        // Neither our words nor those of the client show a password.
+        let shown = git::redacted(url);
+        let network = |source: reqwest::Error| FetchError::Network { url: shown.clone(), source: source.without_url() };
         let client = self.client()?;
         let mut request = client.get(url);
         if let Some(value) = authorization {
@@ -233,7 +235,7 @@ impl Fetcher {
             return Ok(known.clone());
         }
         if !status.is_success() {
-            return Err(FetchError::Status { url: url.to_owned(), status: status.to_string() });
+            return Err(FetchError::Status { url: shown.clone(), status: status.to_string() });
         }
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let etag = header("etag");
@@ -289,6 +291,20 @@ impl Fetcher {
             .put(Kind::Fact, &Self::fact_name(url), &bytes)
             .map_err(|e| FetchError::Store { url: url.to_owned(), reason: e.to_string() })
     }
+}
+
+/// An error with what caused it: the client's own words only say that something failed.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = inner.source();
+    }
+    text
 }
 
 fn worth_retrying(error: &FetchError) -> bool {

@@ -139,7 +139,7 @@ impl Layers {
         }
         // The order of bytes in the blob is that of reading, whichever clone reads.
         let tee = Tee::new(blob, self.store.blob_writer()?);
-        let (unpacked, tree) = self.unpack_foreign(Box::new(tee.ahead()), expected)?;
+        let (unpacked, tree) = self.unpack_foreign(Box::new(tee.ahead()), expected).inspect_err(|_| drop(tee.writer()))?;
         let writer = tee.finish()?.ok_or_else(|| LayerError::Missing(foreign_layer_id(&unpacked.diff_id)))?;
         let (digest, size) = writer.commit(source.digest)?;
         self.save_foreign(unpacked, &tree, Origin::Foreign { media_type: source.media_type.clone(), digest, size })
@@ -266,16 +266,17 @@ pub(super) fn verify(expected: Option<DiffId>, actual: DiffId) -> Result<()> {
 
 /// Writes a blob while something else reads it. Clones share it, so that it can be asked for the blob in the end.
 #[derive(Clone)]
-struct Tee(Arc<Mutex<Shared>>);
+struct Tee(Arc<Shared>);
 
+/// Two locks: the writer can be taken away while somebody waits for more input.
 struct Shared {
-    input: Box<dyn Read + Send>,
-    writer: Option<BlobWriter>,
+    input: Mutex<Box<dyn Read + Send>>,
+    writer: Mutex<Option<BlobWriter>>,
 }
 
 impl Tee {
     fn new(input: Box<dyn Read + Send>, writer: BlobWriter) -> Self {
-        Self(Arc::new(Mutex::new(Shared { input, writer: Some(writer) })))
+        Self(Arc::new(Shared { input: Mutex::new(input), writer: Mutex::new(Some(writer)) }))
     }
 
     /// A reader that a thread of its own keeps supplied, so that writing the blob does not wait for decompression.
@@ -293,15 +294,20 @@ impl Tee {
     fn finish(mut self) -> Result<Option<BlobWriter>> {
         io::copy(&mut self, &mut io::sink())
             .map_err(|source| LayerError::Stream { operation: "read layer", source })?;
-        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).writer.take())
+        Ok(self.writer())
+    }
+
+    /// Takes the writer away, the first time. Dropping it removes what was written, whoever still reads.
+    fn writer(&self) -> Option<BlobWriter> {
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl Read for Tee {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let n = shared.input.read(buffer)?;
-        if let Some(writer) = &mut shared.writer {
+        let mut input = self.0.input.lock().unwrap_or_else(PoisonError::into_inner);
+        let n = input.read(buffer)?;
+        if let Some(writer) = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             writer.add(&buffer[..n])?;
         }
         Ok(n)

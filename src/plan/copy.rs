@@ -7,6 +7,7 @@ use crate::plan::graph::{Chmod, Copy, CopySource, From, GitSource, InlineFile, O
 use crate::plan::remote::{self, Source};
 use crate::plan::stage::Tree;
 use crate::plan::{lint, name, paths, scope};
+use crate::tar::entry::LayerPath;
 
 /// The options of an instruction with their words expanded.
 struct Options {
@@ -61,7 +62,7 @@ impl StageFold<'_, '_> {
             sources.push(source);
         }
         let files = self.heredocs(here, copy)?;
-        let history = history_text(copy, &options, &paths, &files, &destination, add);
+        let history = history_text(copy, &options, &paths, &destination, add);
         let labels = paths.iter().cloned().chain(files.iter().map(|file| format!("<<{}", file.name))).collect();
         sources.extend(files.into_iter().map(CopySource::Inline));
         let shown = name::of_files(here.instruction.original.trim(), self.escape(), &self.state.env);
@@ -100,9 +101,20 @@ impl StageFold<'_, '_> {
             } else {
                 heredoc.content.clone()
             };
-            files.push(InlineFile { name: heredoc.name.clone(), content: content.into_bytes() });
+            let name = file_name(&heredoc.name).map_err(|text| here.site.fault("heredoc-name", text))?;
+            files.push(InlineFile { name, content: content.into_bytes() });
         }
         Ok(files)
+    }
+}
+
+/// The delimiter as the name of a file at the top of nothing, which is where BuildKit writes it before it is copied.
+fn file_name(delimiter: &str) -> Result<String, String> {
+    let path = LayerPath::clean(delimiter);
+    match path.components().count() {
+        0 => Err(format!("open {delimiter:?}: is a directory: the delimiter of a heredoc is the name of its file")),
+        1 => Ok(String::from_utf8_lossy(path.name()).into_owned()),
+        _ => Err(format!("open {path}: no such file or directory: the delimiter of a heredoc is the name of its file")),
     }
 }
 
@@ -186,7 +198,6 @@ fn history_text(
     copy: &ast::Copy,
     options: &Options,
     paths: &[String],
-    files: &[InlineFile],
     destination: &str,
     add: bool,
 ) -> String {
@@ -197,7 +208,7 @@ fn history_text(
     words.extend(options.chown.iter().map(|owner| format!("--chown={owner}")));
     words.extend(options.chmod.iter().map(|mode| format!("--chmod={mode}")));
     words.extend(paths.iter().cloned());
-    words.extend(files.iter().map(|file| format!("<<{}", file.name)));
+    words.extend(copy.heredocs.iter().map(|heredoc| format!("<<{}", heredoc.name)));
     words.push(destination.to_owned());
     words.push("# buildkit".to_owned());
     words.join(" ")
@@ -206,6 +217,16 @@ fn history_text(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn delimiters_that_are_file_names() {
+        for (delimiter, name) in [("EOF", "EOF"), ("/abs", "abs"), ("./a", "a"), ("a.b c", "a.b c")] {
+            assert_eq!(file_name(delimiter).as_deref(), Ok(name), "{delimiter:?}");
+        }
+        for bad in ["", ".", "..", "/", "a/b"] {
+            assert!(file_name(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn modes_are_octal_or_symbolic() {

@@ -85,7 +85,7 @@ fn git(text: &str, lenient: bool) -> Result<Option<Git>, String> {
     let known = match remote.split_once("://") {
         Some((scheme, place)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) && !scheme.is_empty() => {
             match scheme.to_ascii_lowercase().as_str() {
-                "http" | "https" => lenient || place.contains('/') && place.ends_with(".git"),
+                "http" | "https" => lenient || place.contains('/') && place.strip_suffix(".git").is_some(),
                 "git" | "ssh" => true,
                 _ => false,
             }

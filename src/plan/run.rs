@@ -128,7 +128,7 @@ impl StageFold<'_, '_> {
             let seen = &mut self.fold.seen[self.index];
             match &mount.kind {
                 MountKind::Secret { id, required, .. } => {
-                    Seen::secret(&mut seen.secrets, id, *required, here.site.lines)
+                    Seen::secret(&mut seen.secrets, id, *required, here.site.lines);
                 }
                 MountKind::Ssh { id, required, .. } => Seen::secret(&mut seen.ssh, id, *required, here.site.lines),
                 MountKind::Cache { id, .. } => Seen::secret(&mut seen.caches, id, false, here.site.lines),

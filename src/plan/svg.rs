@@ -29,7 +29,7 @@ pub(crate) fn svg(plan: &Plan) -> String {
     let mut widths = vec![0; columns];
     for (id, place) in &places {
         let text = cut(&plan.steps[*id].name).chars().count();
-        widths[place.column] = widths[place.column].max((text as f32 * CHARACTER) as usize + 24);
+        widths[place.column] = widths[place.column].max((f64::from(u32::try_from(text).unwrap_or(u32::MAX)) * f64::from(CHARACTER)) as usize + 24);
     }
     let lefts: Vec<usize> = widths
         .iter()

@@ -5,8 +5,6 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::pipe;
-
 /// Bytes it takes to tell the compressions apart.
 const MAGIC: u64 = 6;
 
@@ -17,7 +15,7 @@ pub enum Compression {
     Gzip,
     /// bzip2, one or more streams.
     Bzip2,
-    /// xz.
+    /// xz, one or more streams, any filter and check.
     Xz,
     /// Zstandard, one or more frames.
     Zstd,
@@ -56,21 +54,8 @@ pub fn decompress(compression: Compression, input: Box<dyn BufRead + Send>) -> i
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
-        Compression::Xz => Box::new(xz(input)),
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new(input, true)),
     })
-}
-
-/// The xz decoder pushes its output, so it runs in a thread of its own; it ends when the reader is dropped.
-fn xz(mut input: Box<dyn BufRead + Send>) -> pipe::Reader {
-    let (mut writer, reader) = pipe::pipe();
-    std::thread::spawn(move || {
-        let result = lzma_rs::xz_decompress(&mut input, &mut writer).map_err(|e| match e {
-            lzma_rs::error::Error::IoError(e) => e,
-            other => io::Error::new(io::ErrorKind::InvalidData, format!("xz: {other:?}")),
-        });
-        writer.close(result);
-    });
-    reader
 }
 
 #[cfg(test)]
@@ -84,6 +69,15 @@ mod tests {
         let mut out = Vec::new();
         reader.read_to_end(&mut out).expect("valid");
         (out, compression)
+    }
+
+    fn xz(text: &[u8], check: lzma_rust2::CheckType) -> Vec<u8> {
+        let mut options = lzma_rust2::XzOptions::with_preset(1);
+        options.set_check_sum_type(check);
+        options.prepend_pre_filter(lzma_rust2::FilterType::BcjX86, 0);
+        let mut out = lzma_rust2::XzWriter::new(Vec::new(), options).expect("good options");
+        out.write_all(text).expect("memory");
+        out.finish().expect("memory")
     }
 
     #[test]
@@ -105,10 +99,13 @@ mod tests {
         let (out, kind) = round_trip([b"\x50\x2a\x4d\x18\x01\0\0\0x".as_slice(), &zstd, &zstd].concat());
         assert!(out == text.repeat(2) && kind == Some(Compression::Zstd), "skippable frame and two frames");
 
-        let mut xz = Vec::new();
-        lzma_rs::xz_compress(&mut text.as_slice(), &mut xz).expect("memory");
-        let (out, kind) = round_trip(xz.clone());
-        assert!(out == text && kind == Some(Compression::Xz));
+        for check in [lzma_rust2::CheckType::Crc32, lzma_rust2::CheckType::Crc64, lzma_rust2::CheckType::Sha256] {
+            let xz = xz(&text, check);
+            let (out, kind) = round_trip([xz.as_slice(), xz.as_slice()].concat());
+            assert!(out == text.repeat(2) && kind == Some(Compression::Xz), "both streams, {check:?}");
+        }
+
+        let mut xz = xz(&text, lzma_rust2::CheckType::Crc64);
 
         xz.truncate(xz.len() / 2);
         let (mut reader, _) = plain(Box::new(io::Cursor::new(xz))).expect("starts well");

@@ -55,8 +55,9 @@ fn observed_36_archives_are_known_by_content() {
     let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
     bzip2.write_all(&plain).expect("memory");
     let bzip2 = bzip2.finish().expect("memory");
-    let mut xz = Vec::new();
-    lzma_rs::xz_compress(&mut plain.as_slice(), &mut xz).expect("memory");
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::default()).expect("good options");
+    xz.write_all(&plain).expect("memory");
+    let xz = xz.finish().expect("memory");
     for packed in [plain.clone(), gzip(&plain), zstd, bzip2, xz] {
         case(&["a.any"], "/t", |t| bytes(t, "a.any", packed)).add().gives(UNPACKED);
     }

@@ -61,10 +61,11 @@ fn save_and_load(who: Who) {
         let ids = [&rig, &other].map(|r| r.ok(&["images", "-q", "--no-trunc", "app:1.0"]).stdout);
         assert_eq!(ids[0], ids[1], "{format}");
     }
-    let all = rig.command(&["save", "app:1.0"]).stdout(std::process::Stdio::piped()).spawn().expect("starts");
+    let mut all = rig.command(&["save", "app:1.0"]).stdout(std::process::Stdio::piped()).spawn().expect("starts");
     let other = Rig::empty(who);
-    let load = start(other.command(&["load"]).stdin(all.stdout.expect("piped")));
+    let load = start(other.command(&["load"]).stdin(all.stdout.take().expect("piped")));
     let out = finish(load, &["load"]);
+    assert!(all.wait().expect("ends").success());
     assert!(out.status.success() && out.stdout.contains("app:1.0"), "{}{}", out.stdout, out.stderr);
 }
 
@@ -91,11 +92,11 @@ fn run_takes_what_the_image_says(who: Who) {
     build(&rig);
     assert_eq!(rig.ok(&["run", "--rm", "app:1.0"]).stdout, "word 1 app /w\n");
     assert_eq!(rig.ok(&["run", "--rm", "app:1.0", "other"]).stdout, "other 1 app /w\n");
-    let before = rig.ok(&["images", "--format", "json"]).stdout;
+    let before = rig.ok(&["images", "-q", "--no-trunc"]).stdout;
     rig.ok(&["run", "--rm", "-u", "0", "--entrypoint", "/bin/sh", "app:1.0", "-c", "echo x >/new; ls /new"]);
     let out = rig.rbuild(&["run", "--rm", "--entrypoint", "/bin/ls", "app:1.0", "/new"]);
     assert_eq!(out.status.code(), Some(1), "what a run wrote is gone: {}", out.stdout);
-    assert_eq!(rig.ok(&["images", "--format", "json"]).stdout, before);
+    assert_eq!(rig.ok(&["images", "-q", "--no-trunc"]).stdout, before);
     traces::none(&rig);
 }
 

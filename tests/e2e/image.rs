@@ -9,7 +9,7 @@ use sha2::Digest as _;
 
 /// One file of the flattened root.
 #[derive(Clone, Debug)]
-pub struct File {
+pub(crate) struct File {
     pub mode: u32,
     pub uid: u64,
     pub gid: u64,
@@ -18,7 +18,7 @@ pub struct File {
 
 /// An image with its layers applied.
 #[derive(Debug)]
-pub struct Image {
+pub(crate) struct Image {
     pub config_digest: String,
     pub manifest_digest: String,
     pub manifest: Value,
@@ -27,14 +27,14 @@ pub struct Image {
 }
 
 /// As OCI writes it.
-pub fn digest(bytes: &[u8]) -> String {
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let sum = sha2::Sha256::digest(bytes);
     format!("sha256:{}", sum.iter().map(|b| format!("{b:02x}")).collect::<String>())
 }
 
 impl Image {
     /// Reads and checks an OCI layout, as a tar or as a directory, with one image.
-    pub fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         if path.is_dir() {
             let mut bytes = Vec::new();
             let mut tar = tar::Builder::new(&mut bytes);
@@ -90,17 +90,24 @@ impl Image {
     }
 
     /// One letter a history entry: `L` has a layer, `-` has none.
-    pub fn history(&self) -> String {
+    pub(crate) fn history(&self) -> String {
         let entries = self.config["history"].as_array().cloned().unwrap_or_default();
         entries.iter().map(|e| if e["empty_layer"] == Value::Bool(true) { '-' } else { 'L' }).collect()
     }
+}
+
+/// `./etc/passwd`, `etc/passwd` and `/etc/passwd` are the same.
+fn absolute(path: &Path) -> String {
+    let names = path.components().filter(|c| matches!(c, std::path::Component::Normal(_)));
+    let path: std::path::PathBuf = names.collect();
+    format!("/{}", path.display())
 }
 
 fn apply(files: &mut BTreeMap<String, File>, tar: &[u8]) {
     let below = |dir: &str| format!("{}/", dir.trim_end_matches('/'));
     for entry in tar::Archive::new(tar).entries().expect("layer tar") {
         let mut entry = entry.expect("entry");
-        let path = format!("/{}", entry.path().expect("path").display().to_string().trim_matches('/'));
+        let path = absolute(&entry.path().expect("path"));
         let (dir, name) = path.rsplit_once('/').expect("absolute");
         if name == ".wh..wh..opq" {
             files.retain(|p, _| !p.starts_with(&below(dir)));
@@ -114,8 +121,7 @@ fn apply(files: &mut BTreeMap<String, File>, tar: &[u8]) {
         let header = entry.header();
         let kind = header.entry_type();
         if kind == tar::EntryType::Link {
-            let to = entry.link_name().expect("link").expect("target").display().to_string();
-            let target = files[&format!("/{}", to.trim_matches('/'))].clone();
+            let target = files[&absolute(&entry.link_name().expect("link").expect("target"))].clone();
             files.insert(path, target);
             continue;
         }

@@ -117,6 +117,7 @@ impl Podman {
             "--network=none",
             "--cgroups=disabled",
             "--ulimit=nofile=1024:1024",
+            "--ulimit=nproc=1024:1024",
             "--pull=never",
             image,
         ])
@@ -224,7 +225,7 @@ fn umoci_unpacks_and_crun_starts(who: Who) {
 }
 
 /// Unpacks `LAYOUT:TAG` with umoci and starts it with crun; its output.
-pub fn start_by_crun(rig: &Rig, image: &str) -> String {
+pub(crate) fn start_by_crun(rig: &Rig, image: &str) -> String {
     let bundle = rig.path("bundle");
     let _ = std::fs::remove_dir_all(&bundle);
     succeed(Command::new("umoci").args(["unpack", "--image", image]).arg(&bundle));

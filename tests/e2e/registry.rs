@@ -19,7 +19,7 @@ as_root_and_rootless! {
 }
 
 /// A registry of its own on a free port.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     dir: tempfile::TempDir,
     pub address: String,
@@ -27,7 +27,7 @@ pub struct Server {
 
 impl Server {
     /// Starts one; `None`, loudly, if the program is not installed.
-    pub fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         if !installed("docker-registry") {
             return None;
         }
@@ -67,7 +67,7 @@ impl Server {
     }
 
     /// A name on this registry.
-    pub fn name(&self, rest: &str) -> String {
+    pub(crate) fn name(&self, rest: &str) -> String {
         format!("{}/{rest}", self.address)
     }
 
@@ -94,7 +94,7 @@ fn digest_of(name: &str) -> String {
 }
 
 /// Copies an image out of a registry with skopeo, which may give it another manifest on the way.
-pub fn pull_with_skopeo(name: &str, to: &Path) -> Image {
+pub(crate) fn pull_with_skopeo(name: &str, to: &Path) -> Image {
     succeed(
         Command::new("skopeo")
             .args(["copy", "-q", "--src-tls-verify=false"])

@@ -12,7 +12,7 @@ const HUNG: Duration = Duration::from_secs(420);
 
 /// As whom rbuild runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub(crate) enum Who {
     /// As the tests themselves, which are root.
     Root,
     /// An ordinary user with subordinate ids: `rbuild-multi`, or the user of the tests if that is not root.
@@ -22,14 +22,14 @@ pub enum Who {
 }
 
 /// A temporary place with a store.
-pub struct Rig {
+pub(crate) struct Rig {
     dir: tempfile::TempDir,
     pub who: Who,
 }
 
 /// What came of a call.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub(crate) struct Output {
     pub status: ExitStatus,
     pub stdout: String,
     pub stderr: String,
@@ -61,7 +61,7 @@ fn am_root() -> bool {
 }
 
 /// Whether tests as `who` can run here. In CI they must.
-pub fn can_run(who: Who) -> bool {
+pub(crate) fn can_run(who: Who) -> bool {
     let possible = match who {
         Who::Root | Who::Single => am_root(),
         Who::Multi => am_root() || has_subordinate_ids(),
@@ -129,17 +129,17 @@ fn shared() -> &'static Shared {
 }
 
 /// The tar that `busybox:latest` of a [`Rig`] is made of.
-pub fn busybox_tar() -> &'static Path {
+pub(crate) fn busybox_tar() -> &'static Path {
     &shared().busybox
 }
 
-pub fn set_mode(path: &Path, mode: u32) {
+pub(crate) fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
 }
 
 impl Rig {
     /// An empty store for `who`.
-    pub fn empty(who: Who) -> Self {
+    pub(crate) fn empty(who: Who) -> Self {
         let dir = tempfile::Builder::new().prefix("rbuild-e2e-").tempdir().expect("temp dir");
         let rig = Self { dir, who };
         std::fs::create_dir(rig.path("tmp")).expect("mkdir");
@@ -152,14 +152,14 @@ impl Rig {
     }
 
     /// A store with `busybox:latest` in it.
-    pub fn new(who: Who) -> Self {
+    pub(crate) fn new(who: Who) -> Self {
         let rig = Self::empty(who);
         rig.ok(&["import", &busybox_tar().display().to_string(), "busybox:latest"]);
         rig
     }
 
     /// Whom to become before rbuild is started.
-    pub fn user(&self) -> Option<&'static str> {
+    pub(crate) fn user(&self) -> Option<&'static str> {
         match self.who {
             Who::Root => None,
             Who::Multi => am_root().then_some("rbuild-multi"),
@@ -168,28 +168,28 @@ impl Rig {
     }
 
     /// A path below the temporary place.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The same as text, for a command line.
-    pub fn arg(&self, name: &str) -> String {
+    pub(crate) fn arg(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
 
     /// The store.
-    pub fn store(&self) -> PathBuf {
+    pub(crate) fn store(&self) -> PathBuf {
         self.path("store")
     }
 
     /// A word that occurs in the environment of every process of this rig: rbuild has it by its store, steps if their
     /// Dockerfile says `ENV RIG=` and it.
-    pub fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         self.dir.path().file_name().expect("has one").to_string_lossy().into_owned()
     }
 
     /// Writes a context: name and text of each file. Returns its path.
-    pub fn context(&self, name: &str, files: &[(&str, &str)]) -> String {
+    pub(crate) fn context(&self, name: &str, files: &[(&str, &str)]) -> String {
         let dir = self.path(name);
         std::fs::create_dir_all(&dir).expect("mkdir");
         for (file, text) in files {
@@ -201,12 +201,12 @@ impl Rig {
     }
 
     /// A context with nothing but a Dockerfile. Returns its path.
-    pub fn dockerfile(&self, text: &str) -> String {
+    pub(crate) fn dockerfile(&self, text: &str) -> String {
         self.context("context", &[("Dockerfile", text)])
     }
 
     /// `program` as the user of this rig, not started yet.
-    pub fn other(&self, program: &str) -> Command {
+    pub(crate) fn other(&self, program: &str) -> Command {
         let mut command = match self.user() {
             None => Command::new(program),
             Some(user) => {
@@ -221,7 +221,7 @@ impl Rig {
     }
 
     /// rbuild with `args`, not started yet.
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.other(&shared().binary.display().to_string());
         command.args(args).env("RBUILD_ROOT", self.store());
         for name in ["DOCKER_CONFIG", "BUILDKIT_PROGRESS", "NO_COLOR", "SOURCE_DATE_EPOCH", "RBUILD_STORE_MAX"] {
@@ -231,13 +231,13 @@ impl Rig {
     }
 
     /// Runs rbuild.
-    pub fn rbuild(&self, args: &[&str]) -> Output {
+    pub(crate) fn rbuild(&self, args: &[&str]) -> Output {
         finish(start(&mut self.command(args)), args)
     }
 
     /// Runs rbuild, which must succeed.
     #[track_caller]
-    pub fn ok(&self, args: &[&str]) -> Output {
+    pub(crate) fn ok(&self, args: &[&str]) -> Output {
         let out = self.rbuild(args);
         assert!(
             out.status.success(),
@@ -252,7 +252,7 @@ impl Rig {
 
     /// Runs a build with plain progress, which must succeed; its log.
     #[track_caller]
-    pub fn build(&self, args: &[&str]) -> String {
+    pub(crate) fn build(&self, args: &[&str]) -> String {
         let mut all = vec!["build", "--progress=plain"];
         all.extend(args);
         self.ok(&all).stderr
@@ -260,7 +260,7 @@ impl Rig {
 
     /// Runs rbuild, which must fail with exit status 1; its stderr.
     #[track_caller]
-    pub fn fails(&self, args: &[&str]) -> String {
+    pub(crate) fn fails(&self, args: &[&str]) -> String {
         let out = self.rbuild(args);
         assert_eq!(out.status.code(), Some(1), "rbuild {args:?} as {:?}\n{}{}", self.who, out.stdout, out.stderr);
         out.stderr
@@ -279,13 +279,13 @@ impl Drop for Rig {
 }
 
 /// Starts a command whose output is collected.
-pub fn start(command: &mut Command) -> Child {
+pub(crate) fn start(command: &mut Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"))
 }
 
 /// Waits for a command that [`start`] started; one that hangs is a failure.
 #[track_caller]
-pub fn finish(mut child: Child, what: &[&str]) -> Output {
+pub(crate) fn finish(mut child: Child, what: &[&str]) -> Output {
     let (mut stdout, mut stderr) = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
     let begin = Instant::now();
     std::thread::scope(|scope| {
@@ -315,14 +315,14 @@ pub fn finish(mut child: Child, what: &[&str]) -> Output {
 
 /// Runs another program, which must succeed; its stdout.
 #[track_caller]
-pub fn succeed(command: &mut Command) -> String {
+pub(crate) fn succeed(command: &mut Command) -> String {
     let out = finish(start(command), &[]);
     assert!(out.status.success(), "{command:?}: {}\n{}{}", out.status, out.stdout, out.stderr);
     out.stdout
 }
 
 /// Whether a program is installed. In CI all must be: `tests/setup.sh` installs them.
-pub fn installed(program: &str) -> bool {
+pub(crate) fn installed(program: &str) -> bool {
     let path = std::env::var("PATH").unwrap_or_default();
     let found = path.split(':').any(|dir| Path::new(dir).join(program).exists());
     if !found {
@@ -333,6 +333,6 @@ pub fn installed(program: &str) -> bool {
 }
 
 /// Says something that libtest does not swallow when the test passes.
-pub fn loudly(text: &str) {
+pub(crate) fn loudly(text: &str) {
     let _ = writeln!(std::io::stderr(), "\n*** {text}\n");
 }

@@ -102,13 +102,13 @@ fn different_builds_share_what_is_equal(who: Who) {
 }
 
 /// Sends a signal by name.
-pub fn signal(pid: u32, name: &str) {
+pub(crate) fn signal(pid: u32, name: &str) {
     crate::rig::succeed(std::process::Command::new("kill").args([&format!("-{name}"), &pid.to_string()]));
 }
 
 /// Waits for something another process does.
 #[track_caller]
-pub fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) {
     for _ in 0..3000 {
         if done() {
             return;

@@ -9,7 +9,7 @@ use crate::rig::Rig;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Processes of this rig: rbuild, its helpers, steps that carry the rig's token in their environment.
-pub fn processes(rig: &Rig) -> Vec<String> {
+pub(crate) fn processes(rig: &Rig) -> Vec<String> {
     let token = rig.token();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
@@ -39,7 +39,7 @@ fn names(dir: &Path) -> Vec<String> {
 
 /// Waits until no process of this rig is left; a mount of theirs must not be left then either.
 #[track_caller]
-pub fn none_running(rig: &Rig) {
+pub(crate) fn none_running(rig: &Rig) {
     let begin = Instant::now();
     loop {
         let left = processes(rig);
@@ -55,7 +55,7 @@ pub fn none_running(rig: &Rig) {
 /// Nothing is left: no process, no mount, no temporary directory, no lease. After a crash that is so once another command has
 /// run on the store.
 #[track_caller]
-pub fn none(rig: &Rig) {
+pub(crate) fn none(rig: &Rig) {
     none_running(rig);
     for dir in [rig.store().join("tmp"), rig.store().join("leases"), rig.path("tmp")] {
         assert_eq!(names(&dir), Vec::<String>::new(), "left in {}", dir.display());

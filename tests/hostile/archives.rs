@@ -196,7 +196,10 @@ fn damaged_archives_are_refused(who: Who) {
         ("a PAX size of a sparse file", raw::tar(&[pax("GNU.sparse.realsize", "99999999999999999999"), file("a", "")])),
         (
             "a sparse file of 8 EiB",
-            raw::tar(&[pax("GNU.sparse.size", "9223372036854775807"), pax("GNU.sparse.map", "0,1"), file("a", "x")]),
+            raw::tar(&[
+                flagged(b'x', "p", b"39 GNU.sparse.size=9223372036854775807\n22 GNU.sparse.map=0,1\n".to_vec()),
+                file("a", "x"),
+            ]),
         ),
         ("an unknown kind", raw::tar(&[file("a", ""), flagged(b'M', "m", vec![])])),
         ("a hard link to itself", raw::tar(&[file("z", ""), hardlink("h", "h")])),
@@ -284,6 +287,6 @@ fn devices_open_nothing(who: Who) {
         "FROM devices:1\nRUN {try_all}\nRUN --mount=type=cache,target=/cache --mount=type=bind,target=/bind,rw {made}\n"
     );
     let out = rig.ok(&["build", "--progress=plain", &rig.dockerfile(&text)]);
-    assert!(!out.stderr.lines().any(|line| line.contains(" opened /")), "{}", out.stderr);
+    assert!(!out.stderr.lines().any(|line| line.contains(" opened /") && !line.contains("RUN")), "{}", out.stderr);
     outside.safe(&rig, &out);
 }

@@ -108,9 +108,9 @@ fn bombs_in_headers(who: Who) {
         .collect::<String>();
     let map = (0..2_000_000).map(|n| format!("{n},1,")).collect::<String>();
     let cases = [
-        ("a name of 8 GiB", extension(b'L', 0o77777777777)),
-        ("a PAX header of 8 GiB", extension(b'x', 0o77777777777)),
-        ("a global header of 8 GiB", extension(b'g', 0o77777777777)),
+        ("a name of 8 GiB", extension(b'L', 0o77_777_777_777)),
+        ("a PAX header of 8 GiB", extension(b'x', 0o77_777_777_777)),
+        ("a global header of 8 GiB", extension(b'g', 0o77_777_777_777)),
         ("a link of 60 MiB", extension(b'K', 60 << 20)),
         ("very many attributes", raw::tar(&[raw::flagged(b'x', "p", records.into_bytes()), file("f", "")])),
         ("a sparse map of two million parts", raw::tar(&[raw::flagged(b'x', "p", map.into_bytes()), file("f", "")])),
@@ -133,7 +133,7 @@ fn windows_and_dictionaries_of_decompressors(who: Who) {
     let outside = Outside::new(&rig);
     // zstd: a frame header that asks for a window of 2 GiB, and a block of zeros.
     let mut zst = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, (21 << 3)];
-    zst.extend([0x02 | (128 << 3) & 0xff, 0x04, 0x00, 0x00]);
+    zst.extend([0x02 | (128 << 3), 0x04, 0x00, 0x00]);
     zst.extend([0x03, 0x00, 0x00]);
     // lzma: properties, a dictionary of 4 GiB, unknown size.
     let mut lzma = vec![0x5d, 0xff, 0xff, 0xff, 0xff];
@@ -173,7 +173,7 @@ fn a_million_members(who: Who) {
     let (out, memory, time) = measured(&rig, &["build", "--progress=plain", &context]);
     println!("a million members: {} {memory} MiB {time:?}", out.status);
     assert!(out.status.success(), "{}", out.stderr);
-    assert!(memory < MEMORY + (COUNT * MEMORY_PER_MEMBER >> 20), "{memory} MiB");
+    assert!(memory < MEMORY + ((COUNT * MEMORY_PER_MEMBER) >> 20), "{memory} MiB");
     assert!(time < Duration::from_secs(300), "{time:?}");
     traces::none(&rig);
 }

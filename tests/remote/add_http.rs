@@ -60,3 +60,14 @@ fn authorization_by_host() {
     assert_eq!(world.dockerfile(&add("/header"), &header).text("header"), "private");
     assert!(world.refused(&add("/away"), &token).contains("invalid response status 401"));
 }
+
+#[test]
+fn proxies_of_the_environment() {
+    let world = World::new();
+    // A proxy is asked for whole addresses.
+    world.server.text("http://far.invalid/f", "by proxy");
+    let context = world.context(&[("Dockerfile", "FROM scratch\nADD http://far.invalid/f /\n")]);
+    let proxy = world.server.url("");
+    let built = world.ok_with(|command| _ = command.env("http_proxy", &proxy), &[&context]);
+    assert_eq!(built.text("f"), "by proxy");
+}

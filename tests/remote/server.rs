@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 /// A file as it is served.
 #[derive(Clone, Default)]
-pub struct Served {
+pub(crate) struct Served {
     pub body: Vec<u8>,
     pub headers: Vec<(String, String)>,
     /// Only given to who sends this.
@@ -28,7 +28,7 @@ struct State {
 
 /// The server; it ends with the test's process.
 #[derive(Clone)]
-pub struct Server {
+pub(crate) struct Server {
     pub port: u16,
     repositories: PathBuf,
     state: Arc<Mutex<State>>,
@@ -36,7 +36,7 @@ pub struct Server {
 
 impl Server {
     /// Serves the bare repositories below `repositories` at `/git/`.
-    pub fn start(repositories: &Path) -> Self {
+    pub(crate) fn start(repositories: &Path) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
         let port = listener.local_addr().expect("has one").port();
         let server = Self { port, repositories: repositories.to_owned(), state: Arc::default() };
@@ -50,25 +50,25 @@ impl Server {
         server
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    pub fn serve(&self, path: &str, served: Served) {
+    pub(crate) fn serve(&self, path: &str, served: Served) {
         self.state.lock().expect("lock").files.insert(path.to_owned(), served);
     }
 
-    pub fn text(&self, path: &str, body: &str) {
+    pub(crate) fn text(&self, path: &str, body: &str) {
         self.serve(path, Served { body: body.as_bytes().to_vec(), ..Served::default() });
     }
 
     /// From now on repositories want this `Authorization`.
-    pub fn require(&self, authorization: &str) {
+    pub(crate) fn require(&self, authorization: &str) {
         self.state.lock().expect("lock").authorization = Some(authorization.to_owned());
     }
 
     /// What was asked since the last call: method, path, answer.
-    pub fn log(&self) -> Vec<String> {
+    pub(crate) fn log(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().expect("lock").log)
     }
 
@@ -145,7 +145,7 @@ impl Server {
         let (mut status, mut headers) = ("200 OK".to_owned(), Vec::new());
         for line in head.lines() {
             match line.split_once(": ") {
-                Some(("Status", value)) => status = value.to_owned(),
+                Some(("Status", value)) => value.clone_into(&mut status),
                 Some((name, value)) => headers.push((name.to_owned(), value.to_owned())),
                 None => {}
             }

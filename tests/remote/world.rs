@@ -5,20 +5,20 @@ use std::process::{Command, Output};
 
 use crate::server::Server;
 
-pub struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
     pub server: Server,
 }
 
 /// What a build said and made.
-pub struct Built {
+pub(crate) struct Built {
     pub stderr: String,
     /// The files of the image.
     pub root: PathBuf,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("rbuild-remote-").tempdir().expect("temp dir");
         std::fs::create_dir(dir.path().join("git")).expect("mkdir");
         std::fs::create_dir(dir.path().join("home")).expect("mkdir");
@@ -26,16 +26,16 @@ impl World {
         Self { dir, server }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// The address of a repository.
-    pub fn git(&self, name: &str) -> String {
+    pub(crate) fn git(&self, name: &str) -> String {
         self.server.url(&format!("/git/{name}.git"))
     }
 
-    pub fn repository(&self, name: &str) -> Repository {
+    pub(crate) fn repository(&self, name: &str) -> Repository {
         let bare = self.path("git").join(format!("{name}.git"));
         let work = self.path(&format!("work-{name}"));
         let repository = Repository { bare, work };
@@ -47,7 +47,7 @@ impl World {
         repository
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rbuild"));
         command.args(args).current_dir(self.dir.path());
         command.env("RBUILD_ROOT", self.path("store")).env("HOME", self.path("home"));
@@ -69,12 +69,12 @@ impl World {
 
     /// A build that must succeed.
     #[track_caller]
-    pub fn ok(&self, args: &[&str]) -> Built {
+    pub(crate) fn ok(&self, args: &[&str]) -> Built {
         self.ok_with(|_| {}, args)
     }
 
     #[track_caller]
-    pub fn ok_with(&self, prepare: impl FnOnce(&mut Command), args: &[&str]) -> Built {
+    pub(crate) fn ok_with(&self, prepare: impl FnOnce(&mut Command), args: &[&str]) -> Built {
         let (out, root) = self.build_with(prepare, args);
         let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(out.status.success(), "rbuild build {args:?}\n{stderr}");
@@ -83,7 +83,7 @@ impl World {
 
     /// A build that must fail; its stderr.
     #[track_caller]
-    pub fn fails(&self, args: &[&str]) -> String {
+    pub(crate) fn fails(&self, args: &[&str]) -> String {
         let (out, _) = self.build_with(|_| {}, args);
         let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
         assert_eq!(out.status.code(), Some(1), "rbuild build {args:?}\n{stderr}");
@@ -91,7 +91,7 @@ impl World {
     }
 
     /// A local context of these files.
-    pub fn context(&self, files: &[(&str, &str)]) -> String {
+    pub(crate) fn context(&self, files: &[(&str, &str)]) -> String {
         let dir = self.path("context");
         let _ = std::fs::remove_dir_all(&dir);
         for (name, text) in files {
@@ -104,13 +104,13 @@ impl World {
 
     /// Builds a Dockerfile with an empty context.
     #[track_caller]
-    pub fn dockerfile(&self, text: &str, args: &[&str]) -> Built {
+    pub(crate) fn dockerfile(&self, text: &str, args: &[&str]) -> Built {
         let context = self.context(&[("Dockerfile", text)]);
         self.ok(&[args, &[&context]].concat())
     }
 
     #[track_caller]
-    pub fn refused(&self, text: &str, args: &[&str]) -> String {
+    pub(crate) fn refused(&self, text: &str, args: &[&str]) -> String {
         let context = self.context(&[("Dockerfile", text)]);
         self.fails(&[args, &[&context]].concat())
     }
@@ -118,7 +118,7 @@ impl World {
 
 impl Built {
     /// All paths with modes, sorted, directories with a slash.
-    pub fn listing(&self) -> String {
+    pub(crate) fn listing(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
         let mut found = Vec::new();
         let mut pending = vec![self.root.clone()];
@@ -142,18 +142,18 @@ impl Built {
     }
 
     #[track_caller]
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         std::fs::read_to_string(self.root.join(name)).expect("readable")
     }
 
-    pub fn mtime(&self, name: &str) -> i64 {
+    pub(crate) fn mtime(&self, name: &str) -> i64 {
         use std::os::unix::fs::MetadataExt as _;
         self.root.join(name).symlink_metadata().expect("there").mtime()
     }
 
     /// Whether the step whose name holds `text` was taken from the store.
     #[track_caller]
-    pub fn cached(&self, text: &str) -> bool {
+    pub(crate) fn cached(&self, text: &str) -> bool {
         let line = self.stderr.lines().find(|line| line.contains(text)).expect("shown");
         let number = line.split(' ').next().expect("has one");
         self.stderr.lines().any(|line| line == format!("{number} CACHED"))
@@ -161,7 +161,7 @@ impl Built {
 }
 
 /// A repository with a place to work in.
-pub struct Repository {
+pub(crate) struct Repository {
     pub bare: PathBuf,
     work: PathBuf,
 }
@@ -187,15 +187,15 @@ impl Repository {
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 
-    pub fn git(&self, args: &[&str]) -> String {
+    pub(crate) fn git(&self, args: &[&str]) -> String {
         Self::run(&self.work, args)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.work.join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) -> &Self {
+    pub(crate) fn write(&self, name: &str, text: &str) -> &Self {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().expect("has one")).expect("mkdir");
         std::fs::write(path, text).expect("write");
@@ -203,7 +203,7 @@ impl Repository {
     }
 
     /// Commits and pushes everything; the commit's id.
-    pub fn push(&self) -> String {
+    pub(crate) fn push(&self) -> String {
         self.git(&["add", "-A"]);
         self.git(&["commit", "-q", "--allow-empty", "-m", "m"]);
         self.git(&["push", "-q", "origin", "HEAD"]);
@@ -211,7 +211,7 @@ impl Repository {
     }
 
     /// Adds a submodule without asking where it is.
-    pub fn submodule(&self, path: &str, url: &str, commit: &str) -> &Self {
+    pub(crate) fn submodule(&self, path: &str, url: &str, commit: &str) -> &Self {
         let old = std::fs::read_to_string(self.path(".gitmodules")).unwrap_or_default();
         self.write(".gitmodules", &format!("{old}[submodule \"{path}\"]\n\tpath = {path}\n\turl = {url}\n"));
         self.git(&["add", ".gitmodules"]);

@@ -16,7 +16,7 @@ macro_rules! named {
 
 pub const ALL: &[Named] = named![
     env_is_exact exit_codes first_process_of_its_namespace program_faults user_and_groups capabilities_and_filter insecure_is_not_confined
-    forbidden_calls working_directory limits devices hidden_and_read_only_parts nothing_stays names_and_network own_network_has_only_lo
+    forbidden_calls working_directory limits devices device_nodes_are_dead rbuild_is_not_run_inside hidden_and_read_only_parts nothing_stays names_and_network own_network_has_only_lo
     output_is_whole_and_in_order background_processes_die killed_from_outside cancel_kills_everything kill_of_rbuild_leaves_nothing
     many_at_once one_id_pretends programs_of_the_host mount_bind mount_stack mount_discard mount_tmpfs mount_file mount_socket
     mounts_stay_inside the_mode_is_told runs_again_on_the_same_root snapshots_show_the_stack a_terminal_is_lent
@@ -37,6 +37,7 @@ pub fn applies(name: &str, setting: Setting) -> bool {
         "a_terminal_is_lent",
         "own_network_has_only_lo",
         "program_faults",
+        "rbuild_is_not_run_inside",
     ];
     match name {
         "one_id_pretends" => setting.has_one_id(),
@@ -192,6 +193,47 @@ fn devices(setting: Setting) {
     assert!(!ran.changes.join("dev").exists());
 }
 
+fn device_nodes_are_dead(setting: Setting) {
+    let bench = Bench::new(setting);
+    if !setting.is_root() || setting == Setting::InPlace {
+        // Only root can make any; a container has its own rules.
+        return;
+    }
+    let mode = rustix::fs::Mode::from_raw_mode(0o666);
+    let (kind, number) = (rustix::fs::FileType::CharacterDevice, rustix::fs::makedev(1, 3));
+    rustix::fs::mknodat(rustix::fs::CWD, bench.lowers[0].join("node"), kind, mode, number).expect("mknod");
+    let source = bench.scratch("cache");
+    let script = "for dir in /tmp /dev /cache; do mknod $dir/n c 1 3; done; \
+                  for node in /node /tmp/n /dev/n /cache/n; do (echo x > $node) 2>/dev/null && echo alive $node; done; \
+                  echo x > /dev/null && echo null works";
+    let run = |insecure: bool| {
+        let ran = bench.run(script, |process| {
+            process.insecure = insecure;
+            let kind = MountKind::Bind { source: source.clone(), readonly: false };
+            process.mounts = vec![Mount { target: "/cache".into(), kind }];
+        });
+        fs_err::remove_file(source.join("n")).expect("it was made");
+        (ran.text().to_owned(), ran.changes)
+    };
+    let (text, changes) = run(false);
+    assert_eq!(text, "null works");
+    assert!(changes.join("tmp/n").exists(), "a layer may hold one");
+    assert_eq!(run(true).0.matches("alive").count(), 4);
+}
+
+fn rbuild_is_not_run_inside(setting: Setting) {
+    let bench = Bench::new(setting);
+    let lower = &bench.lowers[0];
+    fs_err::os::unix::fs::symlink("/proc/self/exe", lower.join("bin/link")).expect("link");
+    fs_err::write(lower.join("bin/script"), "#! /proc/self/exe x\n").expect("write");
+    std::fs::set_permissions(lower.join("bin/script"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("chmod");
+    for name in ["link", "script", "/proc/self/exe"] {
+        let ran = bench.start(&bench.root(), &process(&[name]), &Cancel::new());
+        assert_eq!(ran.fault(), format!("exec: {name:?}: leads to rbuild itself"));
+    }
+}
+
 fn hidden_and_read_only_parts(setting: Setting) {
     let bench = Bench::new(setting);
     let script = "for path in kcore keys timer_list; do head -c 1 /proc/$path 2>/dev/null | wc -c; done; ls /proc/acpi /proc/scsi /sys/firmware 2>/dev/null; \
@@ -301,10 +343,15 @@ fn alive(word: &str) -> usize {
     lines.filter(|line| line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())).count()
 }
 
+#[expect(clippy::print_stderr, clippy::exit, reason = "fails the test at once")]
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        if start.elapsed() > Duration::from_secs(20) {
+            // Not a panic: other threads of the test might wait for ever.
+            eprintln!("waited in vain until {what}");
+            std::process::exit(101);
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -492,8 +539,10 @@ fn programs_of_the_host(setting: Setting) {
     let command = HostCommand {
         argv: ["sh", "-c", script].map(Into::into).to_vec(),
         env: vec![("WORD".into(), "said".into())],
+        unset: Vec::new(),
         cwd: Some("/".into()),
         stdin: b"read\n".to_vec(),
+        ..HostCommand::default()
     };
     let output = bench.session.host().run(&command, &Cancel::new()).expect("runs");
     let text = String::from_utf8(output.stdout).expect("text");

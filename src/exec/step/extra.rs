@@ -11,37 +11,46 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{Changes, Depth, OverlayParts, READ_ONLY, bind, fresh};
+use super::mounts::{Changes, Depth, NO_DEVICES, OverlayParts, READ_ONLY, bind, fresh};
 use super::staging::Staging;
 use super::walk::{Missing, Rooted};
 use super::{During, Fault, Ground, Report, tell};
 use crate::exec::{Mount, MountKind};
 
-/// Mounts one; `devices` says whether device nodes in it are to be of no use.
+/// Where and how mounts are made.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setting<'a> {
+    /// The ground.
+    pub(super) ground: Ground,
+    /// Of all of them.
+    pub(super) attributes: MountAttrFlags,
+    /// To rbuild.
+    pub(super) socket: &'a OwnedFd,
+}
+
+/// Mounts one.
 pub(super) fn mount(
     root: &mut Rooted,
     staging: &mut Staging,
     number: u32,
     mount: &Mount,
-    (ground, devices): (Ground, MountAttrFlags),
-    socket: &OwnedFd,
+    setting: Setting<'_>,
 ) -> Result<(), Fault> {
+    let Setting { ground, attributes: usual, socket } = setting;
     let Mount { target, kind } = mount;
     match kind {
         MountKind::Bind { source, readonly } => {
             let source = open_host(source)?;
-            let attributes = if *readonly { READ_ONLY } else { MountAttrFlags::empty() };
-            // A device itself was named by the caller; those in a directory were not.
-            let devices = if is_device(&source)? { MountAttrFlags::empty() } else { devices };
-            show(root, target, &source, attributes | devices)
+            let attributes = if *readonly { usual | READ_ONLY } else { usual };
+            show(root, target, &source, attributes)
         }
         MountKind::Stack { lowers, subpath, scratch } => {
             let merged = stack(staging, lowers, scratch.as_deref(), ground)?;
             let source = Rooted::new(merged)
                 .open(subpath, Missing::Fail)
                 .during(format!("open {subpath} in the mount's source"))?;
-            let attributes = if scratch.is_some() { MountAttrFlags::empty() } else { READ_ONLY };
-            show(root, target, &source, attributes | devices)
+            let attributes = if scratch.is_some() { usual } else { usual | READ_ONLY };
+            show(root, target, &source, attributes)
         }
         MountKind::Discard { source, scratch } => {
             let opened = open_host(source)?;
@@ -50,7 +59,7 @@ pub(super) fn mount(
             } else {
                 copy_file(&opened, scratch)?
             };
-            show(root, target, &source, devices)
+            show(root, target, &source, usual)
         }
         MountKind::Tmpfs { size, mode } => {
             let covered = root
@@ -63,12 +72,12 @@ pub(super) fn mount(
             let mut options = vec![("mode", mode.as_str())];
             options.extend(size.as_deref().map(|size| ("size", size)));
             let place = root.target(target, Missing::MountDirectory).during(format!("create mount point {target}"))?;
-            let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            let attributes = usual | MountAttrFlags::MOUNT_ATTR_NOSUID;
             fresh("tmpfs", &options, attributes, &place).during(format!("mount tmpfs on {target}"))
         }
         MountKind::File { content, mode, uid, gid } => {
             let file = staging.file(content, *mode, *uid, *gid)?;
-            let attributes = READ_ONLY | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+            let attributes = usual | READ_ONLY | MountAttrFlags::MOUNT_ATTR_NOSUID;
             show(root, target, &file, attributes)
         }
         MountKind::Socket { mode, uid, gid, .. } => {
@@ -76,7 +85,7 @@ pub(super) fn mount(
             // ask the kernel who it is that connects.
             let (listener, place) = staging.socket(*mode, *uid, *gid)?;
             tell(socket, &Report::Listener { mount: number }, &[listener.as_fd()]).during("hand over a socket")?;
-            show(root, target, &place, MountAttrFlags::empty())
+            show(root, target, &place, usual)
         }
     }
 }
@@ -98,15 +107,7 @@ fn show(root: &mut Rooted, target: &str, source: &OwnedFd, attributes: MountAttr
 }
 
 fn is_directory(fd: &OwnedFd) -> Result<bool, Fault> {
-    Ok(file_type(fd)? == FileType::Directory)
-}
-
-fn is_device(fd: &OwnedFd) -> Result<bool, Fault> {
-    Ok(matches!(file_type(fd)?, FileType::CharacterDevice | FileType::BlockDevice))
-}
-
-fn file_type(fd: &OwnedFd) -> Result<FileType, Fault> {
-    Ok(FileType::from_raw_mode(fstat(fd).during("stat a mount's source")?.st_mode))
+    Ok(FileType::from_raw_mode(fstat(fd).during("stat a mount's source")?.st_mode) == FileType::Directory)
 }
 
 /// Opens a path of the host that the caller has resolved: a link that has appeared in it since is an error.
@@ -146,7 +147,7 @@ fn stack(staging: &mut Staging, lowers: &[PathBuf], scratch: Option<&Path>, grou
         parts.underlay(staging.directory()?.fd);
     }
     let target = staging.directory()?;
-    parts.mount(ground.user_namespace, &target).during("mount overlay")?;
+    parts.mount(ground.user_namespace, NO_DEVICES, &target).during("mount overlay")?;
     target.enter().during("open overlay")
 }
 

@@ -211,15 +211,12 @@ fn settle(process: &Process, ground: Ground) -> Result<(), Fault> {
 /// Makes the sandbox around this process; gives the working directory.
 fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
     settle(process, ground)?;
-    let (root, mut staging) = mount_root(root, ground)?;
-    // A step may make device nodes and an image may bring some, but as no device group keeps it from the machine's disks,
-    // they open nothing: only what `standard` shows in /dev does.
-    let devices = if process.insecure { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
-    mounts::set_attributes(&root, devices, false).during("close the root's device nodes")?;
+    let nodes = if process.insecure { MountAttrFlags::empty() } else { mounts::NO_DEVICES };
+    let (root, mut staging) = mount_root(root, ground, nodes)?;
     let mut root = Rooted::new(root);
     standard::mount_all(&mut root, &mut staging, process, ground)?;
     for (number, mount) in (0..).zip(&process.mounts) {
-        extra::mount(&mut root, &mut staging, number, mount, (ground, devices), socket)?;
+        extra::mount(&mut root, &mut staging, number, mount, extra::Setting { ground, attributes: nodes, socket })?;
     }
     if ground.one_id {
         extra::tame_apt(&mut root, &mut staging)?;
@@ -265,7 +262,7 @@ fn report_ready(root: &mut Rooted, socket: &OwnedFd) -> Result<(), Fault> {
 }
 
 /// Mounts the root on a private place: over its own directory, in this mount namespace only.
-fn mount_root(root: &Root, ground: Ground) -> Result<(OwnedFd, Staging), Fault> {
+fn mount_root(root: &Root, ground: Ground, attributes: MountAttrFlags) -> Result<(OwnedFd, Staging), Fault> {
     match root {
         Root::Overlay { lowers, upper, work } => {
             // The directories are opened before they are covered.
@@ -277,7 +274,7 @@ fn mount_root(root: &Root, ground: Ground) -> Result<(OwnedFd, Staging), Fault> 
             let opened = mounts::OverlayParts::open(lowers, Some(changes)).during("open the layers")?;
             let mut staging = Staging::mount(&below)?;
             let target = staging.directory()?;
-            opened.mount(ground.user_namespace, &target).during("mount overlay")?;
+            opened.mount(ground.user_namespace, attributes, &target).during("mount overlay")?;
             Ok((target.enter().during("open the root")?, staging))
         }
         Root::Directory(path) => {
@@ -287,8 +284,11 @@ fn mount_root(root: &Root, ground: Ground) -> Result<(OwnedFd, Staging), Fault> 
             let mut staging = Staging::mount(&below)?;
             let target = staging.directory()?;
             match clone {
-                Some(clone) => mounts::attach(&clone, &target),
-                None => mounts::bind(&below.fd, &target, MountAttrFlags::empty(), mounts::Depth::Single),
+                Some(clone) if attributes.is_empty() => mounts::attach(&clone, &target),
+                Some(clone) => {
+                    mounts::set_attributes(&clone, attributes, true).and_then(|()| mounts::attach(&clone, &target))
+                }
+                None => mounts::bind(&below.fd, &target, attributes, mounts::Depth::Single),
             }
             .during(format!("bind {}", path.display()))?;
             Ok((target.enter().during("open the root")?, staging))
@@ -319,7 +319,7 @@ pub(crate) fn try_mounts(question: &super::probe::Question) -> super::probe::Fou
         let changes = mounts::Changes { upper: &upper, work: &work };
         let parts = mounts::OverlayParts::open(&[place("lower")], Some(changes))?;
         let target = Target::at(&place("lower"))?;
-        parts.mount(question.ground.user_namespace, &target)?;
+        parts.mount(question.ground.user_namespace, mounts::NO_DEVICES, &target)?;
         // Some file systems take the mount and then no changes: replace something of the lower directory and remove it.
         let root = target.enter()?;
         rustix::fs::unlinkat(&root, "old", rustix::fs::AtFlags::REMOVEDIR)?;

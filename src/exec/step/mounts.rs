@@ -17,6 +17,9 @@ use rustix::mount::{
 /// `nosuid,nodev,noexec`
 pub(super) const INERT: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+/// `nodev`: on everything a step can write to. Its root may make device nodes (they belong in layers), and images bring
+/// some; without a device control group, which rootless and kill-proof we cannot have, that would be the host's disks.
+pub(super) const NO_DEVICES: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 /// `ro`
 pub(super) const READ_ONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
 
@@ -173,11 +176,8 @@ pub(super) enum Depth {
     WithMountsBelow,
 }
 
-/// Adds attributes to the mount that `mount` is the root of, and to those below it if `recursive`.
+/// Sets attributes of the mounts at and below `mount`, or of the topmost only.
 pub(super) fn set_attributes(mount: impl AsFd, attributes: MountAttrFlags, recursive: bool) -> io::Result<()> {
-    if attributes.is_empty() {
-        return Ok(());
-    }
     match crate::exec::kernel::mount_set_attributes(&mount, u64::from(attributes.bits()), recursive) {
         // Before 5.12; takes only the topmost mount, which is why callers mask what must not be written below.
         Err(error) if is_refused(&error) => {
@@ -239,8 +239,8 @@ impl OverlayParts {
 
     /// Mounts them on `target`. `user_xattrs` says that overlay's marks are in the `user.` namespace, which is the only one
     /// there is in a user namespace.
-    pub(super) fn mount(&self, user_xattrs: bool, target: &Target) -> io::Result<()> {
-        let error = match self.detached(user_xattrs) {
+    pub(super) fn mount(&self, user_xattrs: bool, attributes: MountAttrFlags, target: &Target) -> io::Result<()> {
+        let error = match self.detached(user_xattrs, attributes) {
             Ok(mount) => return attach(&mount, target),
             Err(error) => error,
         };
@@ -250,10 +250,10 @@ impl OverlayParts {
             return Err(error);
         }
         // The newer interface tells more about the same refusal.
-        self.by_mount(user_xattrs, target).map_err(|old| if is_refused(&error) { old } else { error })
+        self.by_mount(user_xattrs, attributes, target).map_err(|old| if is_refused(&error) { old } else { error })
     }
 
-    fn detached(&self, user_xattrs: bool) -> io::Result<OwnedFd> {
+    fn detached(&self, user_xattrs: bool, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let set = |key: &str, fd: &OwnedFd| -> io::Result<()> {
             fsconfig_set_string(&context, key, fd_path(fd)).map_err(|errno| explain(&context, errno))
@@ -275,10 +275,10 @@ impl OverlayParts {
             let _unknown = fsconfig_set_flag(&context, "volatile");
         }
         fsconfig_create(&context).map_err(|errno| explain(&context, errno))?;
-        Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+        Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
     }
 
-    fn by_mount(&self, user_xattrs: bool, target: &Target) -> io::Result<()> {
+    fn by_mount(&self, user_xattrs: bool, attributes: MountAttrFlags, target: &Target) -> io::Result<()> {
         let list = self.lowers.iter().rev().map(fd_path).collect::<Vec<_>>().join(":");
         let mut data = format!("lowerdir={list}");
         for (key, fd) in &self.writable {
@@ -291,7 +291,7 @@ impl OverlayParts {
         let volatile = if self.writable.is_empty() { "" } else { ",volatile" };
         for extra in [format!("{plain}{volatile}"), plain.clone(), String::new()] {
             let data = std::ffi::CString::new(format!("{data}{extra}"))?;
-            match mount("overlay", fd_path(&target.fd), "overlay", MountFlags::empty(), &*data) {
+            match mount("overlay", fd_path(&target.fd), "overlay", old_flags(attributes), &*data) {
                 Ok(()) => return Ok(()),
                 // It does not know one of the options.
                 Err(Errno::INVAL) => {}

@@ -1,7 +1,7 @@
 //! Finding and starting the program; the faults are worded as runc words them.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
@@ -18,6 +18,9 @@ pub(super) fn execute(process: &Process) -> Result<std::convert::Infallible, Fau
     let strings = |texts: &mut dyn Iterator<Item = String>| -> Result<Vec<CString>, Fault> {
         texts.map(|text| CString::new(text).during("argument or variable with a zero byte")).collect()
     };
+    if is_rbuild(&path) {
+        return Err(Fault::NotExecutable(format!("exec: {name:?}: leads to rbuild itself")));
+    }
     let argv = strings(&mut process.argv.iter().cloned())?;
     let env = strings(&mut process.env.iter().map(|(key, value)| format!("{key}={value}")))?;
     let error = kernel::execute(&CString::new(path.clone()).during("program name with a zero byte")?, &argv, &env);
@@ -55,6 +58,28 @@ fn check(path: &str) -> Result<(), Errno> {
         return Err(Errno::ACCESS);
     }
     accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+}
+
+/// Interpreters of interpreters that the kernel follows.
+const MAX_INTERPRETERS: u32 = 5;
+
+/// Whether `path`, or the interpreter that its `#!` line names, is the binary of this very process: by `/proc/self/exe` an
+/// image could have it started under its own libraries, and then hold a descriptor of a file of the host. The kernel lets
+/// nobody write to a binary that is being executed, as rbuild is while steps run, but some kernels (6.11, 6.12) do.
+fn is_rbuild(path: &str) -> bool {
+    let Ok(own) = stat("/proc/self/exe") else { return false };
+    let mut path = path.to_owned();
+    for _ in 0..MAX_INTERPRETERS {
+        if stat(&*path).is_ok_and(|found| (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)) {
+            return true;
+        }
+        let mut line = [0; 256];
+        let read = std::fs::File::open(&path).and_then(|mut file| file.read(&mut line)).unwrap_or(0);
+        let Some(rest) = line[..read].strip_prefix(b"#!") else { return false };
+        let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        path = String::from_utf8_lossy(line).split_whitespace().next().unwrap_or_default().to_owned();
+    }
+    false
 }
 
 /// The system's text in lower case and without its number, as Go prints it.

@@ -1,9 +1,9 @@
 //! A small memory file system of one step, seen by nobody after the pivot: holds what is bound into the root.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, mkdirat, openat};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, makedev, mkdirat, mknodat, openat};
 use rustix::mount::MountAttrFlags;
 
 use super::mounts::{self, Target, enter};
@@ -20,9 +20,8 @@ pub(super) struct Staging {
 impl Staging {
     /// Mounts one over `target`, whatever that is.
     pub(super) fn mount(target: &Target) -> Result<Self, Fault> {
-        // Scripts that are bound from here are executed there.
-        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
-        mounts::fresh("tmpfs", &[("mode", "0755")], attributes, target).during("mount tmpfs")?;
+        // Scripts that are bound from here are executed there, and devices are opened.
+        mounts::fresh("tmpfs", &[("mode", "0755")], MountAttrFlags::MOUNT_ATTR_NOSUID, target).during("mount tmpfs")?;
         Ok(Self { directory: target.enter().during("open tmpfs")?, entries: 0, empty: None })
     }
 
@@ -44,6 +43,13 @@ impl Staging {
         own(&file, uid, gid)?;
         fchmod(&file, Mode::from_raw_mode(mode)).during("chmod file on tmpfs")?;
         enter(&self.directory, &name).during("open file on tmpfs")
+    }
+
+    /// A new device.
+    pub(super) fn device(&mut self, kind: FileType, mode: u32, (major, minor): (u32, u32)) -> io::Result<OwnedFd> {
+        let name = self.name();
+        mknodat(&self.directory, &name, kind, Mode::from_raw_mode(mode), makedev(major, minor))?;
+        enter(&self.directory, &name)
     }
 
     /// A new socket that listens, and its place.

@@ -3,10 +3,10 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, statfs, symlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, openat, statfs, symlinkat};
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{Depth, INERT, READ_ONLY, Target, bind, fresh};
+use super::mounts::{self, Depth, INERT, READ_ONLY, Target, bind, fresh};
 use super::staging::Staging;
 use super::walk::{Missing, Rooted};
 use super::{During, Fault, Ground, names};
@@ -119,21 +119,25 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 fn mount_dev(root: &mut Rooted, staging: &mut Staging, process: &Process, ground: Ground) -> Result<(), Fault> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let target = root.target("/dev", Missing::MountDirectory).during("create /dev")?;
-    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME;
-    if !process.insecure {
-        // The step may write here, so what it makes must open nothing; the real devices are mounts of their own.
-        attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
-    }
-    fresh("tmpfs", &[("mode", "0755"), ("size", "65536k")], attributes, &target).during("mount /dev")?;
+    let nodes = if process.insecure { MountAttrFlags::empty() } else { mounts::NO_DEVICES };
+    fresh(
+        "tmpfs",
+        &[("mode", "0755"), ("size", "65536k")],
+        nodes | MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+        &target,
+    )
+    .during("mount /dev")?;
     let dev = target.enter().during("open /dev")?;
-    let nodes = if process.insecure || ground.user_namespace { None } else { Some(device_nodes(staging)?) };
     for (name, major, minor) in DEVICES {
-        device(&dev, nodes.as_ref(), name, FileType::CharacterDevice, 0o666, (major, minor), ground)?;
+        let usual = Device { name, kind: FileType::CharacterDevice, mode: 0o666, number: (major, minor) };
+        device(&dev, staging, usual, ground)?;
     }
     if process.insecure && !ground.user_namespace {
-        device(&dev, None, "loop-control", FileType::CharacterDevice, 0o660, (10, 237), ground)?;
+        let (kind, number) = (FileType::CharacterDevice, (10, 237));
+        device(&dev, staging, Device { name: "loop-control", kind, mode: 0o660, number }, ground)?;
         for number in 0..LOOP_DEVICES {
-            device(&dev, None, &format!("loop{number}"), FileType::BlockDevice, 0o660, (7, number), ground)?;
+            let (name, kind) = (format!("loop{number}"), FileType::BlockDevice);
+            device(&dev, staging, Device { name: &name, kind, mode: 0o660, number: (7, number) }, ground)?;
         }
     }
     for (name, text) in LINKS {
@@ -159,44 +163,30 @@ fn below(dev: &OwnedFd, name: &str, mount: impl FnOnce(&Target) -> io::Result<()
     make().during(format!("mount /dev/{name}"))
 }
 
-/// A directory out of the step's sight in which device nodes work.
-fn device_nodes(staging: &mut Staging) -> Result<OwnedFd, Fault> {
-    let target = staging.directory()?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    fresh("tmpfs", &[("mode", "0755"), ("size", "4k")], attributes, &target).during("mount tmpfs for devices")?;
-    target.enter().during("open tmpfs for devices")
-}
-
-/// Makes a device, in /dev or to be shown there, or shows the host's where we may not make any.
-fn device(
-    dev: &OwnedFd,
-    nodes: Option<&OwnedFd>,
-    name: &str,
-    kind: FileType,
-    mode: u32,
-    number: (u32, u32),
-    ground: Ground,
-) -> Result<(), Fault> {
-    let refused = ground.user_namespace
-        || mknodat(nodes.unwrap_or(dev), name, kind, Mode::from_raw_mode(mode), makedev(number.0, number.1)).is_err();
-    let source = match nodes {
-        Some(nodes) if !refused => {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            openat(nodes, name, flags, Mode::empty()).during(format!("open /dev/{name}"))?
-        }
-        None if !refused => return Ok(()),
-        Some(_) | None => {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let Ok(host) = openat(CWD, format!("/dev/{name}"), flags, Mode::empty()) else { return Ok(()) };
-            host
-        }
+/// Shows a device: a new one, made where the step cannot make any, or the host's where we may not make any either.
+fn device(dev: &OwnedFd, staging: &mut Staging, device: Device<'_>, ground: Ground) -> Result<(), Fault> {
+    let name = device.name;
+    let made = if ground.user_namespace { None } else { staging.device(device.kind, device.mode, device.number).ok() };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Some(node) = made.or_else(|| openat(CWD, format!("/dev/{name}"), flags, Mode::empty()).ok()) else {
+        return Ok(());
     };
     let show = || -> io::Result<()> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         openat(dev, name, flags, Mode::from_raw_mode(0o666))?;
-        bind(&source, &Target::new(dev.try_clone()?, name)?, MountAttrFlags::empty(), Depth::Single)
+        bind(&node, &Target::new(dev.try_clone()?, name)?, MountAttrFlags::empty(), Depth::Single)
     };
     show().during(format!("bind /dev/{name}"))
+}
+
+/// A device to be shown.
+#[derive(Clone, Copy, Debug)]
+struct Device<'a> {
+    name: &'a str,
+    kind: FileType,
+    mode: u32,
+    /// Major and minor.
+    number: (u32, u32),
 }
 
 fn mask(root: &mut Rooted, staging: &mut Staging, path: &str) -> io::Result<()> {

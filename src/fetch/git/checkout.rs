@@ -94,7 +94,7 @@ impl Work<'_> {
 
     /// Fetches a repository and puts it in place; once more from nothing if ours turns out to be damaged.
     fn place(&self, piece: &Piece, scratch: &Path, tree: &Path) -> Result<Placed, GitError> {
-        let there = self.directory(piece, tree)?;
+        let there = directory(piece, tree)?;
         let main = self.source.remote.as_str();
         let remote = Remote { address: &piece.remote, main };
         let mut repository = Repository::open(self.git, remote, &piece.commit.id, self.cancel)?;
@@ -106,16 +106,6 @@ impl Work<'_> {
             }
             other => other,
         }
-    }
-
-    /// The directory of a piece, which git has made if it is a submodule. No link leads there.
-    fn directory(&self, piece: &Piece, tree: &Path) -> Result<PathBuf, GitError> {
-        if piece.at.is_root() {
-            return Ok(tree.to_owned());
-        }
-        let refused = |_| GitError::Invalid(format!("submodule path {} is not a directory", piece.at));
-        Root::open(tree).and_then(|root| root.dir(&piece.at)).map_err(refused)?;
-        Ok(tree.join(piece.at.as_path()))
     }
 
     fn place_from(
@@ -174,7 +164,7 @@ impl Work<'_> {
                 }
             }
         }
-        Ok(Placed { submodules, committed: self.committed(repository, &id)? })
+        Ok(Placed { submodules, committed: committed(repository, &id)? })
     }
 
     /// The directory asked for is not in this repository: maybe it is (in) a submodule, which is then all that is needed.
@@ -193,7 +183,7 @@ impl Work<'_> {
         let submodule = self.submodule(piece, &entry, only, &known)?;
         // Nothing else is checked out, so there is no link on the way.
         fs_err::create_dir_all(there.join(entry.path.as_path())).map_err(|e| store_error("make a directory")(&e))?;
-        Ok(Placed { submodules: submodule.into_iter().collect(), committed: self.committed(repository, id)? })
+        Ok(Placed { submodules: submodule.into_iter().collect(), committed: committed(repository, id)? })
     }
 
     fn modules(
@@ -284,11 +274,21 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
 
-    fn committed(&self, repository: &Repository<'_>, id: &str) -> Result<i64, GitError> {
-        let object = repository.plain(&["cat-file", "commit", id], "failed to get commit time")?;
-        Ok(commit_time(&object))
+/// The directory of a piece, which git has made if it is a submodule. No link leads there.
+fn directory(piece: &Piece, tree: &Path) -> Result<PathBuf, GitError> {
+    if piece.at.is_root() {
+        return Ok(tree.to_owned());
     }
+    let refused = |_| GitError::Invalid(format!("submodule path {} is not a directory", piece.at));
+    Root::open(tree).and_then(|root| root.dir(&piece.at)).map_err(refused)?;
+    Ok(tree.join(piece.at.as_path()))
+}
+
+fn committed(repository: &Repository<'_>, id: &str) -> Result<i64, GitError> {
+    let object = repository.plain(&["cat-file", "commit", id], "failed to get commit time")?;
+    Ok(commit_time(&object))
 }
 
 /// The committer's time in a commit object; the beginning of time if it has none.

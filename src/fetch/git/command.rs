@@ -225,7 +225,7 @@ impl Git {
         }
         let mut stderr = String::from_utf8_lossy(&ended.stderr).into_owned();
         for (name, value) in &call.config {
-            let shown = if name.ends_with(".url") { remote::redacted(value) } else { "****".to_owned() };
+            let shown = if name.starts_with("remote.") { remote::redacted(value) } else { "****".to_owned() };
             stderr = stderr.replace(value, &shown);
         }
         Err(GitError::Failed { doing: doing.to_owned(), stderr, code: ended.code })

@@ -28,7 +28,7 @@ pub(super) fn check_name(name: &str) -> Result<(), GitError> {
 
 /// Whether `refs/…` can be the name of a ref: what `git check-ref-format` says.
 pub(super) fn is_full_name(name: &str) -> bool {
-    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.strip_suffix(".lock").is_none();
     name.starts_with("refs/")
         && !name.ends_with('.')
         && !name.contains("..")

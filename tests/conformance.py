@@ -1,0 +1,338 @@
+#!/usr/bin/env python3
+"""Builds the same Dockerfiles with rbuild and with another builder and compares what came out: config, history, file tree.
+
+    tests/conformance.py [--case NAME] [--keep] [--write]      (as root; needs busybox-static, buildah and skopeo)
+
+The other builder is BuildKit (`buildctl`, when it is installed and BUILDKIT_HOST is set), else buildah. The Dockerfiles are those in
+testdata/conformance and testdata/build; all stand on `busybox`, an image made by examples/busybox-rootfs.sh and given to both.
+`--write` writes the table to docs/conformance.md. Exit status 1 when there is a difference that EXPLAINED does not know, or one that
+it promises and that is gone.
+Environment: RBUILD (default target/debug/rbuild).
+"""
+import argparse
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+RBUILD = os.environ.get("RBUILD", os.path.join(TOP, "target/debug/rbuild"))
+
+# Differences that are meant: a pattern for `case: difference`, whose they are, why. The first that matches counts.
+EXPLAINED = [
+    (r"file /(run|etc/(hosts|hostname|resolv\.conf)): only there",
+     "buildah", "leaves the files it mounts over a RUN (and /run) in the layer. rbuild, like BuildKit, leaves nothing of the "
+     "sandbox behind (observed 50)."),
+    (r"^(run-heredoc|copy-heredoc): status: buildah failed",
+     "buildah", "this version knows no heredocs (features D110, D142)."),
+    (r"^expansion: status: buildah failed",
+     "buildah", "this version knows `${x:-y}` but not `${x-y}` (D031)."),
+    (r"^arg-after-env: file /x: content",
+     "buildah", "lets ENV win over ARG wherever they stand; in BuildKit the later instruction wins (D052, observed 11)."),
+    (r"^config-shell-form: config (Cmd|Entrypoint)",
+     "buildah", "takes SHELL for RUN only and wraps CMD and ENTRYPOINT in /bin/sh (D170)."),
+    (r"^continuations: config Env",
+     "buildah", "takes a backslash in a value for an escape although `# escape=` chose the backtick (D023)."),
+    (r"history: ",
+     "buildah", "writes entries of its own: one for `--label`, one for each ONBUILD, and none with a layer for a WORKDIR (D161, D172, "
+     "D167)."),
+    (r"^workdir: file /owned",
+     "buildah", "makes a WORKDIR only when a RUN needs it; BuildKit makes each one, with the current USER as owner (observed 40)."),
+    (r"^run-metadata-changes: file /(f|hard): (mode|owner)",
+     "storage", "buildah runs here on plain copies, where both names of a hard link change together. On overlayfs, which BuildKit and "
+     "rbuild use, changing one name in a later step copies that name up and leaves the other."),
+    (r"^run-mounts: file /mnt: only there",
+     "buildah", "leaves the parent directory of a mount target in the layer. rbuild removes what it made itself."),
+    (r"config ArgsEscaped: true",
+     "buildah", "does not write the field that BuildKit sets with every CMD (D162)."),
+    (r"config WorkingDir: / \| null",
+     "buildah", "leaves the working directory of an image from scratch empty; BuildKit writes `/` (D072)."),
+    (r"^node_style: file /app/node_modules/when",
+     "the case", "the file has the time of the build in it; the end-to-end tests tell a cached step from a repeated one by it."),
+]
+
+
+def call(argv, check=True):
+    p = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    text = p.stdout.decode("utf-8", "replace")
+    if check and p.returncode:
+        sys.exit(f"{' '.join(argv)}\n{text[-3000:]}")
+    return p.returncode, text
+
+
+class Rbuild:
+    """rbuild with a store of its own."""
+    name = "rbuild"
+
+    def __init__(self, tmp, rootfs):
+        self.root = os.path.join(tmp, "rbuild")
+        call([RBUILD, "--root", self.root, "import", rootfs, "plain:latest"])
+        context = os.path.join(tmp, "base-context")
+        os.makedirs(context)
+        with open(os.path.join(context, "Dockerfile"), "w") as f:
+            f.write('FROM plain\nCMD ["/bin/sh"]\n')
+        call([RBUILD, "--root", self.root, "--progress=plain", "-t", "busybox:latest", context])
+
+    def build(self, case, out):
+        code, log = call([RBUILD, "--root", self.root, "--progress=plain", "--no-cache", *case.args,
+                          "-o", f"type=docker,dest={out}.tar", "-t", "case", case.context], check=False)
+        if code:
+            return None, log
+        call(["skopeo", "copy", "-q", f"docker-archive:{out}.tar", f"dir:{out}"])
+        return Image(out), log
+
+    def export(self, tar):
+        call([RBUILD, "--root", self.root, "save", "-o", tar, "busybox:latest"])
+
+
+class Buildah:
+    """buildah with a store of its own, and with layers, as BuildKit makes them."""
+    name = "buildah"
+
+    def __init__(self, tmp, base):
+        self.dir = os.path.join(tmp, "buildah")
+        call([*self.command(), "pull", "-q", f"docker-archive:{base}"])
+
+    def command(self):
+        return ["buildah", "--root", self.dir + "/root", "--runroot", self.dir + "/run", "--storage-driver", "vfs"]
+
+    def build(self, case, out):
+        code, log = call([*self.command(), "build", "--isolation", "chroot", "--layers", "--no-cache", "--pull-never",
+                          "--format", "docker", "--identity-label=false", *case.args, "-t", "case", case.context], check=False)
+        if code:
+            return None, log
+        call([*self.command(), "push", "-q", "case", f"dir:{out}"])
+        return Image(out), log
+
+
+class BuildKit:
+    """A BuildKit that runs already."""
+    name = "BuildKit"
+
+    def __init__(self, tmp, base):
+        self.layout = os.path.join(tmp, "base-layout")
+        call(["skopeo", "copy", "-q", f"docker-archive:{base}", f"oci:{self.layout}:latest"])
+
+    def build(self, case, out):
+        names = {"--build-arg": "build-arg:", "--label": "label:", "--target": "target="}
+        options = [word for flag, value in zip(case.args[::2], case.args[1::2]) for word in ("--opt", names[flag] + value)]
+        with open(os.path.join(self.layout, "index.json")) as f:
+            digest = json.load(f)["manifests"][0]["digest"]
+        code, log = call(["buildctl", "build", "--progress=plain", "--no-cache", "--frontend=dockerfile.v0",
+                          f"--local=context={case.context}", f"--local=dockerfile={case.context}",
+                          f"--oci-layout=base={self.layout}", f"--opt=context:busybox=oci-layout://base@{digest}",
+                          *options, f"--output=type=docker,name=case,dest={out}.tar"], check=False)
+        if code:
+            return None, log
+        call(["skopeo", "copy", "-q", f"docker-archive:{out}.tar", f"dir:{out}"])
+        return Image(out), log
+
+
+class Image:
+    """An image in skopeo's `dir:` form, its layers applied."""
+    def __init__(self, path):
+        def blob(descriptor):
+            with open(os.path.join(path, descriptor["digest"].split(":")[1]), "rb") as f:
+                return f.read()
+        with open(os.path.join(path, "manifest.json")) as f:
+            manifest = json.load(f)
+        self.config = json.loads(blob(manifest["config"]))
+        self.files = {}
+        for layer in manifest["layers"]:
+            data = blob(layer)
+            apply(self.files, gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data)
+
+
+def apply(files, data):
+    """Applies a layer to files (path -> entry)."""
+    new = set()
+    for member in tarfile.open(fileobj=io.BytesIO(data)):
+        path = os.path.normpath("/" + member.name.lstrip("/"))
+        folder, name = os.path.split(path)
+        if name == ".wh..wh..opq":
+            gone = [p for p in files if p.startswith(folder.rstrip("/") + "/") and p not in new]
+        elif name.startswith(".wh."):
+            hidden = os.path.join(folder, name[4:])
+            gone = [p for p in files if p == hidden or p.startswith(hidden + "/")]
+        else:
+            gone = []
+        for p in gone:
+            del files[p]
+        if name.startswith(".wh."):
+            continue
+        new.add(path)
+        if member.islnk():
+            files[path] = files[os.path.normpath("/" + member.linkname.lstrip("/"))]
+            continue
+        kind = ("directory" if member.isdir() else "symlink" if member.issym() else "fifo" if member.isfifo()
+                else "file" if member.isreg() else "device")
+        if kind != "directory":
+            for p in [p for p in files if p.startswith(path + "/")]:
+                del files[p]
+        entry = {"type": kind, "owner": f"{member.uid}:{member.gid}"}
+        if kind == "symlink":
+            entry["target"] = member.linkname
+        else:
+            entry["mode"] = f"{member.mode & 0o7777:04o}"
+        if kind == "file":
+            content = data[member.offset_data:member.offset_data + member.size]
+            entry["content"] = hashlib.sha256(content).hexdigest()[:12]
+            entry["text"] = content[:60].decode("utf-8", "replace")
+        files[path] = entry
+
+
+class Case:
+    """A context with a Dockerfile."""
+    def __init__(self, path):
+        self.name, self.context, self.args, self.skip = os.path.basename(path), path, [], False
+        if os.path.exists(path + "/args"):
+            with open(path + "/args") as f:
+                self.args = f.read().split()
+        if os.path.exists(path + "/case.json"):
+            with open(path + "/case.json") as f:
+                case = json.load(f)
+            self.args = case.get("args", [])
+            # What the end-to-end tests make at run time is not in the folder.
+            self.skip = "make_tar_gz" in case
+
+
+def config_of(image):
+    config = image.config.get("config") or {}
+    # Hostname: buildah writes the random name of its working container there, BuildKit and rbuild nothing.
+    out = {k: v for k, v in config.items() if v not in (None, "", [], {}, False) and k != "Hostname"}
+    for key in ("author", "os", "architecture"):
+        if image.config.get(key):
+            out[key] = image.config[key]
+    return out
+
+
+def history_of(image, skip):
+    return "".join("-" if e.get("empty_layer") else "L" for e in image.config.get("history", [])[skip:])
+
+
+def differences(ours, theirs, base):
+    a, b = config_of(ours), config_of(theirs)
+    for key in sorted(a.keys() | b.keys()):
+        ours_has, theirs_has = a.get(key), b.get(key)
+        if isinstance(ours_has, list) and isinstance(theirs_has, list):
+            ours_has, theirs_has = ([v for v in one if v not in other]
+                                    for one, other in ((ours_has, theirs_has), (theirs_has, ours_has)))
+            if a[key] != b[key] and not ours_has and not theirs_has:
+                ours_has, theirs_has = a[key], b[key]
+        if ours_has != theirs_has:
+            yield f"config {key}: {short(ours_has)} | {short(theirs_has)}"
+    skip = 0 if len(ours.files) < 20 else len(base.config.get("history", []))
+    a, b = history_of(ours, skip), history_of(theirs, skip)
+    if a != b:
+        yield f"history: {a} | {b}"
+    for path in sorted(ours.files.keys() | theirs.files.keys()):
+        a, b = ours.files.get(path), theirs.files.get(path)
+        if a is None or b is None:
+            there = a or b
+            yield f"file {path}: {'only here' if a else 'only there'} ({there['type']} {there.get('mode', '')})"
+            continue
+        for key in ("type", "mode", "owner", "target", "content"):
+            if a.get(key) != b.get(key):
+                shown = "text" if key == "content" else key
+                yield f"file {path}: {key} {short(a.get(shown))} | {short(b.get(shown))}"
+
+
+def short(value):
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = text.replace("\n", "\\n").replace("|", "/")
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def compare(case, builders, base, tmp):
+    results = [builder.build(case, os.path.join(tmp, f"{case.name}-{builder.name}")) for builder in builders]
+    failed = [builder.name for builder, (image, _) in zip(builders, results) if image is None]
+    if failed:
+        for image, log in results:
+            if image is None:
+                print("  " + (log.strip().splitlines() or ["?"])[-1])
+        return [f"status: {', '.join(failed)} failed"]
+    return list(differences(results[0][0], results[1][0], base))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--case")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    tmp = tempfile.mkdtemp(prefix="conformance-")
+    call([os.path.join(TOP, "examples/busybox-rootfs.sh"), f"{tmp}/rootfs.tar"])
+    ours = Rbuild(tmp, f"{tmp}/rootfs.tar")
+    ours.export(f"{tmp}/base.tar")
+    call(["skopeo", "copy", "-q", f"docker-archive:{tmp}/base.tar", f"dir:{tmp}/base"])
+    base = Image(f"{tmp}/base")
+    theirs = (BuildKit if shutil.which("buildctl") and os.environ.get("BUILDKIT_HOST") else Buildah)(tmp, f"{tmp}/base.tar")
+    cases = []
+    for folder in ("conformance", "build"):
+        top = os.path.join(TOP, "testdata", folder)
+        cases += [Case(os.path.join(top, name)) for name in sorted(os.listdir(top))]
+    rows, used, unknown = [], set(), 0
+    for case in cases:
+        if case.skip or (options.case and options.case not in case.name):
+            continue
+        notes = []
+        for difference in compare(case, (ours, theirs), base, tmp):
+            number = next((n for n, (pattern, *_) in enumerate(EXPLAINED, 1)
+                           if re.search(pattern, f"{case.name}: {difference}")), None)
+            used.add(number)
+            unknown += number is None
+            print(f"{case.name}: {difference}   [{number or 'NOT EXPLAINED'}]")
+            notes.append((number, difference))
+        if not notes:
+            print(f"{case.name}: same")
+        rows.append((case.name, notes))
+    stale = [] if options.case else [n for n in range(1, len(EXPLAINED) + 1) if n not in used]
+    for number in stale:
+        print(f"explanation {number} is not needed any more: {EXPLAINED[number - 1][0]}")
+    same = sum(not notes for _, notes in rows)
+    print(f"{same} of {len(rows)} the same as with {theirs.name}, {unknown} differences not explained")
+    if options.write:
+        write(rows, theirs, same)
+    if not options.keep:
+        subprocess.run(["rm", "-rf", tmp])
+    sys.exit(1 if unknown or stale else 0)
+
+
+def write(rows, theirs, same):
+    _, version = call(["buildctl" if theirs.name == "BuildKit" else "buildah", "--version"])
+    out = f"""# Conformance
+
+What `tests/conformance.py` found when it built the Dockerfiles in [testdata/conformance](../testdata/conformance) and
+[testdata/build](../testdata/build) with rbuild and with another builder, and compared image config, history (which entries have a
+layer) and the whole file tree: types, modes, owners, link targets, contents. Not compared: times, and the random host name that
+buildah writes into the config. `tests/conformance.py --write` writes this page.
+
+Compared with: {version.strip()}. Where builders differ rbuild follows BuildKit; that it does is checked against recorded results of
+BuildKit itself by `tests/oracle.sh`.
+
+{same} of {len(rows)} are the same. Left of the bar is rbuild, right the other builder.
+
+| Dockerfile | differences |
+|---|---|
+"""
+    for name, notes in rows:
+        cell = [f"`{text.replace('|', chr(92) + '|')}` [{number or '**not explained**'}]" for number, text in notes[:6]]
+        if len(notes) > 6:
+            cell.append(f"and {len(notes) - 6} more like these")
+        out += f"| {name} | {'<br>'.join(cell) or 'none'} |\n"
+    out += "\n## Why\n\n"
+    for number, (_, whose, why) in enumerate(EXPLAINED, 1):
+        out += f"{number}. **{whose}**: {why}\n"
+    with open(os.path.join(TOP, "docs/conformance.md"), "w") as f:
+        f.write(out)
+
+
+if __name__ == "__main__":
+    main()

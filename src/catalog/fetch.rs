@@ -193,7 +193,13 @@ impl Puller {
         Ok(match origin {
             Origin::Registry(name) => Arc::new(self.client.repository(name)),
             Origin::Layout(path) => Arc::new(Layout::open(path)?),
+            Origin::Bucket(name) => Arc::new(self.client.known_bucket(name)?),
         })
+    }
+
+    /// A bucket, which [`remote`](Self::remote) finds from now on.
+    pub fn bucket(&self, name: &crate::registry::BucketName) -> Result<crate::registry::Bucket, Error> {
+        self.client.bucket(name)
     }
 
     /// The repository of a name, to push to.

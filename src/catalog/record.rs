@@ -40,6 +40,8 @@ pub enum Origin {
     Registry(Reference),
     /// An OCI layout directory.
     Layout(PathBuf),
+    /// A bucket, for builds that say how to get at it.
+    Bucket(String),
 }
 
 impl fmt::Display for Origin {
@@ -47,6 +49,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Registry(name) => name.fmt(f),
             Self::Layout(path) => write!(f, "oci-layout://{}", path.display()),
+            Self::Bucket(name) => f.write_str(name),
         }
     }
 }

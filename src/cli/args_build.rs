@@ -98,6 +98,9 @@ pub struct BuildArgs {
     ///
     ///   type=registry,ref=NAME           also registry.insecure
     ///   type=local,src=DIR               a directory; also tag, digest
+    ///   type=s3,bucket=NAME,region=NAME  a bucket; also name, prefix, blobs_prefix, manifests_prefix, endpoint_url,
+    ///                                    use_path_style, access_key_id, secret_access_key, session_token
+    ///                                    (the last three and region else from AWS_ variables)
     /// mounts=none or ids of cache mounts: fill only these from it. May be given several times.
     #[arg(long, value_name = "CACHE", help_heading = "Cache", verbatim_doc_comment)]
     pub cache_from: Vec<String>,
@@ -106,6 +109,7 @@ pub struct BuildArgs {
     ///
     ///   type=registry,ref=NAME           a registry; also registry.insecure
     ///   type=local,dest=DIR              a directory; also tag
+    ///   type=s3,bucket=NAME,region=NAME  a bucket, as above
     ///   type=inline                      the image itself
     /// Attributes: mode (max, the default: all steps; min: those in the result), mounts (all, or ids of cache mounts:
     /// their content, too), ignore-error, oci-mediatypes, compression (gzip, zstd, uncompressed), compression-level,

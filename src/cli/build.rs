@@ -25,7 +25,7 @@ use crate::engine::slots::Limit;
 use crate::engine::{Options, StepError};
 use crate::event::{Place as TextPlace, Progress, Warning};
 use crate::exchange::Form;
-use crate::exchange::spec::Place;
+use crate::exchange::spec::{self, Place};
 use crate::export::output::Kind;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::plan::PlanOptions;
@@ -145,7 +145,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         agents: &request.ssh,
         options: &options,
         cache_from: &request.cache_from,
-        form: request.outputs.iter().map(form).max().unwrap_or_default(),
+        form: request.outputs.iter().map(|output| form(output, &request.cache_from)).max().unwrap_or_default(),
         inline_cache: request.cache_to.iter().any(|target| target.place == Place::Inline),
     };
     if let Some(call) = &request.call {
@@ -168,13 +168,16 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
 }
 
 /// What an output needs of layers that are only in caches, before it begins to write.
-fn form(output: &OutputSpec) -> Form {
+fn form(output: &OutputSpec, sources: &[spec::Source]) -> Form {
+    // Later commands do not know the way to a bucket, so what stays in the store is fetched from there.
+    let buckets = sources.iter().any(|source| matches!(source.from, spec::From::Bucket { .. }));
     match output {
         OutputSpec::LoadIntoDocker => Form::Blobs,
         OutputSpec::Export(output) => match output.kind {
             // Times are rewritten in what was made here, not in what came from elsewhere.
             Kind::Image(_) | Kind::Archive { .. } if output.format.rewrite_timestamp => Form::Files,
             Kind::Archive { .. } => Form::Blobs,
+            Kind::Image(None) if buckets && !output.names.is_empty() => Form::Blobs,
             Kind::Local { .. } | Kind::Tar { .. } => Form::Files,
             Kind::Image(_) | Kind::CacheOnly => Form::Names,
         },

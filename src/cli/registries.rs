@@ -40,6 +40,7 @@ pub(super) fn options(
         credentials: credentials(env, programs)?,
         proxies,
         progress: progress.clone(),
+        clock: super::world::now,
         ..Options::default()
     };
     request.apply(&mut options);

@@ -97,7 +97,7 @@ fn inspect(args: &ManifestInspectArgs, env: &Env, place: &StoreRequest) -> Done 
             let digest = index.select(platform).map_err(malformed)?.digest;
             let home = match members.get(&digest.to_string()) {
                 Some(Origin::Registry(home)) => home.clone(),
-                Some(Origin::Layout(_)) | None => name.clone(),
+                Some(Origin::Layout(_) | Origin::Bucket(_)) | None => name.clone(),
             };
             document = line.wait(client.repository(&home).manifest(&Selector::Digest(digest)))?;
         }

@@ -67,6 +67,7 @@ impl Exports {
             Place::Inline => return Ok(()),
             Place::Registry { .. } => "exporting cache to registry",
             Place::Local { .. } => "exporting cache to client directory",
+            Place::Bucket { .. } => "exporting cache to Amazon S3",
         };
         let vertex = self.progress.vertex(title, &[]);
         vertex.start();
@@ -84,12 +85,16 @@ impl Exports {
             Place::Inline => Ok(()),
             Place::Registry { name, insecure } => {
                 let repository = Arc::new(self.puller.repository(name, *insecure));
-                self.send(results, target, repository, name.tag(), vertex)
+                self.send(results, target, repository, &name.tag().into_iter().collect::<Vec<_>>(), vertex)
             }
             Place::Local { dest, tag } => {
                 let directory = Directory::open(dest, &self.cancel)?;
-                self.send(results, target, Arc::new(directory.layout.clone()), Some(tag), vertex)?;
+                self.send(results, target, Arc::new(directory.layout.clone()), &[tag], vertex)?;
                 directory.sweep(dest)
+            }
+            Place::Bucket { bucket, names } => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                self.send(results, target, Arc::new(self.puller.bucket(bucket)?), &names, vertex)
             }
         }
     }
@@ -99,7 +104,7 @@ impl Exports {
         results: &Results,
         target: &Target,
         to: Arc<dyn Destination>,
-        tag: Option<&str>,
+        tags: &[&str],
         vertex: &Vertex,
     ) -> Result<(), ExchangeError> {
         vertex.status("preparing build cache for export", 0, 0, false);
@@ -158,7 +163,9 @@ impl Exports {
             let document = config.manifest(descriptor, target.family);
             let line = format!("writing cache image manifest {}", document.digest());
             vertex.status(&line, 0, 0, false);
-            to.push_manifest(&document, tag).await?;
+            for tag in tags {
+                to.push_manifest(&document, Some(tag)).await?;
+            }
             vertex.done_part(line);
             Ok(())
         })

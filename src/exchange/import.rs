@@ -163,15 +163,21 @@ async fn read(
     puller: &Puller,
     vertex: &Vertex,
 ) -> Result<Found, ExchangeError> {
-    let (remote, selector, origin): (Arc<dyn Remote>, _, _) = match &source.from {
+    let (remote, selectors, origin): (Arc<dyn Remote>, Vec<Selector>, _) = match &source.from {
         From::Registry { name, insecure } => {
             let repository = puller.repository(name, *insecure);
-            (Arc::new(repository), selector(name), Origin::Registry(name.name_only()))
+            (Arc::new(repository), vec![selector(name)], Origin::Registry(name.name_only()))
         }
-        From::Local { src, selector } => (Arc::new(Layout::open(src)?), selector.clone(), Origin::Layout(src.clone())),
+        From::Local { src, selector } => {
+            (Arc::new(Layout::open(src)?), vec![selector.clone()], Origin::Layout(src.clone()))
+        }
+        From::Bucket { bucket, names } => {
+            let selectors = names.iter().map(|name| Selector::Tag(name.clone())).collect();
+            (Arc::new(puller.bucket(bucket)?), selectors, Origin::Bucket(bucket.to_string()))
+        }
     };
     let what = source.to_string();
-    let document = remote.manifest(&selector).await?;
+    let document = first(remote.as_ref(), &selectors).await?;
     vertex.done_part(format!("inferred cache manifest type: {}", document.media_type()));
     let malformed = |source| ExchangeError::Manifest { what: what.clone(), source };
     match document.parse().map_err(malformed)? {
@@ -192,6 +198,18 @@ async fn read(
             Ok(found)
         }
     }
+}
+
+/// The first of several documents that is there.
+async fn first(remote: &dyn Remote, selectors: &[Selector]) -> Result<Document, crate::registry::Error> {
+    let mut answer = Err(crate::registry::Error::NotFound("a cache without a name".to_owned()));
+    for selector in selectors {
+        answer = remote.manifest(selector).await;
+        if !answer.as_ref().is_err_and(crate::registry::Error::is_not_found) {
+            break;
+        }
+    }
+    answer
 }
 
 /// A cache of ours, or an image that may carry results.
@@ -257,6 +275,10 @@ impl Imported {
         let mut listed = first.image_layer(layer.id);
         let same = others.iter().filter(|offer| offer.layer.blob.digest == first.layer.blob.digest);
         listed.from.extend(same.map(|offer| offer.from.clone()));
+        // Only this build knows the way to a bucket; a blob that came from one stays with the image.
+        if self.layers.store().blob(&first.layer.blob.digest).ok().flatten().is_some() {
+            listed.from.retain(|origin| !matches!(origin, Origin::Bucket(_)));
+        }
         listed
     }
 

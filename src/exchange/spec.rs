@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use rbuild_cache::digest::BlobDigest;
+use url::Url;
 
 use crate::layers::Framing;
 use crate::oci::manifest::Family;
 use crate::oci::reference::{DEFAULT_TAG, Reference, ReferenceError, is_tag};
-use crate::registry::Selector;
+use crate::registry::{BucketName, Keys, Selector};
 
 /// An attribute cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum SpecError {
     #[error("unknown cache {0}: {1:?}")]
     Type(&'static str, String),
     /// A type that others have.
-    #[error("cache type {0} is not supported: use registry, local or inline")]
+    #[error("cache type {0} is not supported: use registry, local, s3 or inline")]
     Foreign(String),
     /// Not an attribute of this type.
     #[error("unknown attribute {name:?} of {option} type={kind}")]
@@ -109,6 +110,13 @@ pub enum From {
         /// Which of its caches.
         selector: Selector,
     },
+    /// An S3-compatible server.
+    Bucket {
+        /// Where there.
+        bucket: BucketName,
+        /// The first of these that is there.
+        names: Vec<String>,
+    },
 }
 
 /// Where results are put.
@@ -127,6 +135,13 @@ pub enum Place {
         dest: PathBuf,
         /// What the cache is called in it.
         tag: String,
+    },
+    /// An S3-compatible server.
+    Bucket {
+        /// Where there.
+        bucket: BucketName,
+        /// What the cache is called: all of these.
+        names: Vec<String>,
     },
     /// The image's own config.
     Inline,
@@ -188,6 +203,10 @@ impl Source {
                 };
                 From::Local { src, selector }
             }
+            "s3" => {
+                let (bucket, names) = given.bucket()?;
+                From::Bucket { bucket, names }
+            }
             "inline" => return Err(SpecError::Type("importer", kind.to_owned())),
             other => return Err(unknown("importer", other)),
         };
@@ -202,6 +221,7 @@ impl std::fmt::Display for Source {
             From::Registry { name, .. } => name.fmt(f),
             From::Local { src, selector: Selector::Tag(tag) } => write!(f, "local:{}:{tag}", src.display()),
             From::Local { src, selector: Selector::Digest(digest) } => write!(f, "local:{}@{digest}", src.display()),
+            From::Bucket { bucket, names } => write!(f, "{bucket} ({})", names.join(";")),
         }
     }
 }
@@ -247,6 +267,10 @@ impl Target {
                 }
                 Place::Local { dest, tag: given.tag()? }
             }
+            "s3" => {
+                let (bucket, names) = given.bucket()?;
+                Place::Bucket { bucket, names }
+            }
             "inline" => Place::Inline,
             other => return Err(unknown("exporter", other)),
         };
@@ -262,7 +286,7 @@ impl Target {
 
 fn unknown(what: &'static str, kind: &str) -> SpecError {
     match kind {
-        "gha" | "azblob" | "s3" => SpecError::Foreign(kind.to_owned()),
+        "gha" | "azblob" => SpecError::Foreign(kind.to_owned()),
         other => SpecError::Type(what, other.to_owned()),
     }
 }
@@ -333,6 +357,41 @@ impl Given {
     fn tag(&mut self) -> Result<String, SpecError> {
         let tag = self.take("tag").filter(|tag| !tag.is_empty()).unwrap_or_else(|| DEFAULT_TAG.to_owned());
         if is_tag(&tag) { Ok(tag) } else { Err(value("tag", &tag, "not a tag")) }
+    }
+
+    /// A bucket and the names in it. What the environment says has been added by whoever knows it.
+    fn bucket(&mut self) -> Result<(BucketName, Vec<String>), SpecError> {
+        let bucket = self.required("bucket", "s3")?;
+        let region = self.required("region", "s3")?;
+        let endpoint = self.take("endpoint_url").filter(|text| !text.is_empty());
+        let parse = |text: String| {
+            let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+            url.ok_or_else(|| value("endpoint_url", &text, "expected a URL"))
+        };
+        let keys = match (self.take("access_key_id"), self.take("secret_access_key"), self.take("session_token")) {
+            (Some(id), Some(secret), token) => Some(Keys { id, secret, token: token.filter(|text| !text.is_empty()) }),
+            (None, None, None) => None,
+            (_, None, _) => {
+                return Err(SpecError::Missing { name: "secret_access_key", option: self.option, kind: "s3" });
+            }
+            (None, _, _) => return Err(SpecError::Missing { name: "access_key_id", option: self.option, kind: "s3" }),
+        };
+        let names = self.take("name").unwrap_or_else(|| "rbuild".to_owned());
+        let names: Vec<String> = names.split(';').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        if names.is_empty() {
+            return Err(value("name", "", "expected a name"));
+        }
+        let bucket = BucketName {
+            bucket,
+            region,
+            endpoint: endpoint.map(parse).transpose()?,
+            path_style: self.flag("use_path_style", false)?,
+            prefix: self.take("prefix").unwrap_or_default(),
+            blobs: self.take("blobs_prefix").unwrap_or_else(|| "blobs/".to_owned()),
+            manifests: self.take("manifests_prefix").unwrap_or_else(|| "manifests/".to_owned()),
+            keys,
+        };
+        Ok((bucket, names))
     }
 
     /// How blobs and manifest look.
@@ -422,7 +481,7 @@ mod tests {
         assert_eq!(bad_from("local", "dest=x"), "src is required for --cache-from type=local");
         assert_eq!(bad_from("registry", "ref=a mode=max"), "unknown attribute \"mode\" of --cache-from type=registry");
         assert_eq!(bad_from("foo", ""), "unknown cache importer: \"foo\"");
-        assert_eq!(bad_to("gha", "scope=x"), "cache type gha is not supported: use registry, local or inline");
+        assert_eq!(bad_to("gha", "scope=x"), "cache type gha is not supported: use registry, local, s3 or inline");
         assert_eq!(bad_to("local", "dest=x colour=red"), "unknown attribute \"colour\" of --cache-to type=local");
         assert!(bad_to("local", "dest=x compression=estargz").contains("expected gzip, zstd or uncompressed"));
         assert!(bad_to("local", "dest=x reset=false").contains("reset"));

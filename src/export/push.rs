@@ -90,7 +90,7 @@ impl Exporter {
         self.cancel.check()?;
         let registry = |origin: &Origin| match origin {
             Origin::Registry(name) => Some(name.repository()),
-            Origin::Layout(_) => None,
+            Origin::Layout(_) | Origin::Bucket(_) => None,
         };
         let elsewhere: Vec<String> = blob.layer.from.iter().filter_map(registry).collect();
         if target.has(&blob.descriptor, &elsewhere).await? {

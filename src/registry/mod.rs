@@ -6,11 +6,13 @@
 //! ```text
 //! Client ── repository(name) ──> Repository: Remote + Destination      (repository.rs, push.rs)
 //!    └── Host: scheme, tokens, retries, one `send`                     (host.rs, challenge.rs)
+//! Bucket: Remote + Destination, of an S3-compatible server          (bucket.rs)
 //! Layout: Remote + Destination                                         (layout.rs)
 //! ```
 
 mod blob;
 mod body;
+mod bucket;
 mod challenge;
 pub mod copy;
 pub mod credentials;
@@ -30,6 +32,7 @@ use host::Host;
 use repository::Endpoint;
 
 pub use blob::{BlobReader, BlobStream, Pump};
+pub use bucket::{Bucket, BucketName, Keys};
 pub use error::Error;
 pub use layout::{IMAGE_NAME, LAYOUT_MARK, Layout, LayoutName, REF_NAME};
 pub use options::{GoodFor, HostOptions, Mirror, Network, Options, Proxies, Retry, Rule};
@@ -47,6 +50,8 @@ struct Inner {
     options: Arc<Options>,
     hosts: Mutex<BTreeMap<(String, bool), Arc<Host>>>,
     slots: Arc<tokio::sync::Semaphore>,
+    /// Buckets that were opened, by the name that stands in image records.
+    buckets: Mutex<BTreeMap<String, Bucket>>,
 }
 
 impl Client {
@@ -55,7 +60,7 @@ impl Client {
         // The second client of a process finds it done; both mean the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let slots = Arc::new(tokio::sync::Semaphore::new(options.parallel.max(1)));
-        Self(Arc::new(Inner { options: Arc::new(options), hosts: Mutex::default(), slots }))
+        Self(Arc::new(Inner { options: Arc::new(options), hosts: Mutex::default(), slots, buckets: Mutex::default() }))
     }
 
     /// The repository of a name; its tag and digest play no part.
@@ -66,6 +71,35 @@ impl Client {
     /// The same, for a registry whose certificate is not to be verified (`registry.insecure=true`).
     pub fn insecure_repository(&self, name: &Reference) -> Repository {
         self.open(name, true)
+    }
+
+    /// A bucket; from now on it can be had by its name.
+    pub fn bucket(&self, name: &BucketName) -> Result<Bucket, Error> {
+        let server = name.server()?;
+        let address = match (server.host_str().unwrap_or_default(), server.port()) {
+            (host, Some(port)) => format!("{host}:{port}"),
+            (host, None) => host.to_owned(),
+        };
+        let options = self.0.options.hosts.get(&address).cloned().unwrap_or_default();
+        // The scheme is in the URL; there is nothing to find out.
+        let options = HostOptions { plain_http: options.plain_http || server.scheme() == "http", ..options };
+        let bucket = Bucket {
+            name: name.clone(),
+            host: self.host(&address, options),
+            retry: self.0.options.retry,
+            clock: self.0.options.clock,
+            slots: self.0.slots.clone(),
+        };
+        let mut buckets = self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.insert(name.to_string(), bucket.clone());
+        Ok(bucket)
+    }
+
+    /// A bucket that was opened by this client.
+    pub fn known_bucket(&self, name: &str) -> Result<Bucket, Error> {
+        let buckets = self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let missing = || Error::protocol(name, "only builds that name it with --cache-from can read this bucket");
+        buckets.get(name).cloned().ok_or_else(missing)
     }
 
     fn open(&self, name: &Reference, insecure: bool) -> Repository {

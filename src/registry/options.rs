@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::credentials::Credentials;
 use crate::event::Progress;
@@ -34,6 +34,8 @@ pub struct Options {
     pub retry: Retry,
     /// Hears of `[auth] …` vertices.
     pub progress: Progress,
+    /// Signatures of buckets say when they were made.
+    pub clock: fn() -> SystemTime,
 }
 
 impl Default for Options {
@@ -50,6 +52,7 @@ impl Default for Options {
             parallel: 6,
             retry: Retry::default(),
             progress: Progress::silent(),
+            clock: || SystemTime::UNIX_EPOCH,
         }
     }
 }

@@ -232,7 +232,11 @@ impl Download {
     async fn open(endpoint: &Endpoint, url: Url, authorize: bool, what: String, retry: Retry) -> Result<Self, Error> {
         let mut call = Call::new(Method::GET, url, Scopes::pull(&endpoint.path));
         call.authorize = authorize;
-        let host = endpoint.host.clone();
+        Self::of(endpoint.host.clone(), call, what, retry).await
+    }
+
+    /// The download that `call` asks `host` for.
+    pub(super) async fn of(host: Arc<Host>, call: Call, what: String, retry: Retry) -> Result<Self, Error> {
         let mut download = Self { host, call, what, response: None, skip: 0, retry, failures: 0 };
         download.connect(0).await?;
         Ok(download)

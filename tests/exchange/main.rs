@@ -5,11 +5,13 @@
 #[allow(dead_code, reason = "shared with the end-to-end tests, which use all of it")]
 mod rig;
 
+mod bucket;
 mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use bucket::Bucket;
 use registry::{Registry, Request};
 use rig::{Rig, Who};
 use serde_json::Value;
@@ -26,6 +28,7 @@ as_root_and_rootless! {
     the_image_is_its_own_cache
     two_sources_complete_one_another
     cache_mounts_travel_when_asked
+    a_bucket_is_a_cache_like_a_registry
     what_cannot_be_read_or_written_is_a_warning
 }
 
@@ -409,6 +412,41 @@ fn cache_mounts_travel_when_asked(who: Who) {
     let requests = registry.requests();
     assert_eq!((fetched(&requests).len(), uploaded(&requests)), (1, 0), "{log}{requests:#?}");
     assert_eq!(registry.manifest("cache", "main"), registry.manifest("cache", "copy"));
+}
+
+fn a_bucket_is_a_cache_like_a_registry(who: Who) {
+    let (registry, bucket) = (Registry::start(), Bucket::start());
+    let first = Rig::new(who);
+    let base = shared_base(&first, &registry);
+    let cache = format!(
+        "type=s3,bucket=ci,region=here,endpoint_url=http://{},use_path_style=true,prefix=p/,access_key_id=AK,\
+         secret_access_key=SK",
+        bucket.address
+    );
+    let build = |rig: &Rig, a: &str, more: &[&str]| {
+        let context = context(rig, a, "b\n");
+        rig.build(&[&["--build-arg", &base], more, &[context.as_str()]].concat())
+    };
+    let log = build(&first, "a\n", &["--cache-to", &format!("{cache},name=one;two")]);
+    assert!(log.contains("exporting cache to Amazon S3"), "{log}");
+    let names = bucket.objects().into_iter().filter(|path| !path.contains("/blobs/"));
+    assert_eq!(names.collect::<Vec<_>>(), ["/ci/p/manifests/one", "/ci/p/manifests/two"]);
+    bucket.requests();
+
+    let from = format!("{cache},name=none;two");
+    let second = Rig::empty(who);
+    let log = build(&second, "a\n", &["--cache-from", &from]);
+    assert_eq!(ran(&log), [""; 0], "{log}");
+    let requests = bucket.requests();
+    assert_eq!(requests.len(), 3, "two names and the config: {requests:#?}");
+    assert_eq!(stored(&second), BTreeMap::new(), "{log}");
+    // An image that stays does not depend on the bucket.
+    let log = build(&second, "changed\n", &["-t", "app", "--cache-from", &from]);
+    assert_eq!(ran(&log), ["compile"], "{log}");
+    assert_eq!(second.ok(&["run", "app"]).stdout, "changed\n");
+    let wrong = from.replace("access_key_id=AK", "access_key_id=XX");
+    let log = build(&Rig::empty(who), "a\n", &["--cache-from", &wrong]);
+    assert!(log.contains("AccessDenied") && ran(&log).len() == 3, "{log}");
 }
 
 fn what_cannot_be_read_or_written_is_a_warning(who: Who) {

@@ -13,7 +13,7 @@ type Parts = (String, Vec<(String, String)>);
 /// The caches to look into.
 pub(super) fn sources(texts: &[String], env: &Env) -> Result<Vec<Source>, RequestError> {
     let mut sources = Vec::new();
-    for (kind, attributes) in parts(texts)? {
+    for (kind, attributes) in parts(texts, env)? {
         let mut source = Source::parse(&kind, &attributes).map_err(|error| RequestError::Usage(error.to_string()))?;
         if let From::Local { src, .. } = &mut source.from {
             *src = env.path(&*src);
@@ -28,7 +28,7 @@ pub(super) fn sources(texts: &[String], env: &Env) -> Result<Vec<Source>, Reques
 /// The caches to write; `inline` adds one inside the image.
 pub(super) fn targets(texts: &[String], inline: bool, env: &Env) -> Result<Vec<Target>, RequestError> {
     let mut targets: Vec<Target> = Vec::new();
-    for (kind, attributes) in parts(texts)? {
+    for (kind, attributes) in parts(texts, env)? {
         let mut target = Target::parse(&kind, &attributes).map_err(|error| RequestError::Usage(error.to_string()))?;
         if let Place::Local { dest, .. } = &mut target.place {
             *dest = env.path(&*dest);
@@ -47,7 +47,7 @@ pub(super) fn targets(texts: &[String], inline: bool, env: &Env) -> Result<Vec<T
 }
 
 /// Each option's type and attributes. A value without any `=` is a list of names in registries.
-fn parts(texts: &[String]) -> Result<Vec<Parts>, RequestError> {
+fn parts(texts: &[String], env: &Env) -> Result<Vec<Parts>, RequestError> {
     let mut out = Vec::new();
     for text in texts.iter().filter(|text| !text.is_empty()) {
         let parsed = fields::csv(text).map_err(RequestError::Usage)?;
@@ -69,9 +69,37 @@ fn parts(texts: &[String]) -> Result<Vec<Parts>, RequestError> {
         if kind.is_empty() {
             return usage(format!("type required form> {text:?}"));
         }
+        if kind == "s3" {
+            from_environment(&mut attributes, env);
+        }
         out.push((kind, attributes));
     }
     Ok(out)
+}
+
+/// Adds what the variables of AWS's own tools say and the option does not. Keys belong together: given ones are not mixed with
+/// others.
+fn from_environment(attributes: &mut Vec<(String, String)>, env: &Env) {
+    let given = |attributes: &[(String, String)], name: &str| attributes.iter().any(|(key, _)| key == name);
+    let mut add = |name: &str, variables: &[&str]| {
+        if !given(attributes, name)
+            && let Some(value) = variables.iter().find_map(|variable| env.filled(variable))
+        {
+            attributes.push((name.to_owned(), value));
+        }
+    };
+    add("region", &["AWS_REGION", "AWS_DEFAULT_REGION"]);
+    add("endpoint_url", &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]);
+    add("bucket", &["AWS_BUCKET"]);
+    if !given(attributes, "access_key_id") && !given(attributes, "secret_access_key") {
+        let mut add = |name: &str, variable: &str| {
+            let value = env.filled(variable).map(|value| (name.to_owned(), value));
+            attributes.extend(value);
+        };
+        add("access_key_id", "AWS_ACCESS_KEY_ID");
+        add("secret_access_key", "AWS_SECRET_ACCESS_KEY");
+        add("session_token", "AWS_SESSION_TOKEN");
+    }
 }
 
 #[cfg(test)]

@@ -90,7 +90,7 @@ fn errors_in_dockers_words() {
             ("--allow everything .", "failed to build: invalid entitlement: everything"),
             ("--ulimit x=1 .", "invalid ulimit type: x"),
             ("--shm-size x .", "--shm-size: invalid size: 'x'"),
-            ("--cache-from type=gha .", "cache type gha is not supported: use registry, local or inline"),
+            ("--cache-from type=gha .", "cache type gha is not supported: use registry, local, s3 or inline"),
             ("--cache-to type=local,dest=x,y=1 .", "unknown attribute \"y\" of --cache-to type=local"),
             ("-m 1g .", "--memory is not supported yet"),
             ("--provenance=true .", "--provenance: attestations are not supported yet; only --provenance=false is"),

@@ -77,7 +77,9 @@ fn is_rbuild(path: &str) -> bool {
         let read = std::fs::File::open(&path).and_then(|mut file| file.read(&mut line)).unwrap_or(0);
         let Some(rest) = line[..read].strip_prefix(b"#!") else { return false };
         let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        let Some(next) = String::from_utf8_lossy(line).split_whitespace().next().map(str::to_owned) else { return false };
+        let Some(next) = String::from_utf8_lossy(line).split_whitespace().next().map(str::to_owned) else {
+            return false;
+        };
         path = next;
     }
     false

@@ -6,8 +6,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 /// The server; runs until the test ends.
-pub struct Bucket {
-    pub address: String,
+pub(crate) struct Bucket {
+    pub(crate) address: String,
     state: Arc<Mutex<State>>,
 }
 
@@ -18,7 +18,7 @@ struct State {
 }
 
 impl Bucket {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("free port");
         let address = listener.local_addr().expect("bound").to_string();
         let state = Arc::new(Mutex::new(State::default()));
@@ -33,12 +33,12 @@ impl Bucket {
     }
 
     /// `METHOD path` of the requests since the last call.
-    pub fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().expect("lock").requests)
     }
 
     /// The paths of all objects.
-    pub fn objects(&self) -> Vec<String> {
+    pub(crate) fn objects(&self) -> Vec<String> {
         self.state.lock().expect("lock").objects.keys().cloned().collect()
     }
 }

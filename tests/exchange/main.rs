@@ -2,7 +2,12 @@
 //! What was moved is counted at the registry, and in the stores.
 
 #[path = "../e2e/rig.rs"]
-#[allow(dead_code, reason = "shared with the end-to-end tests, which use all of it")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::disallowed_methods,
+    reason = "shared with the end-to-end tests, which use all of it"
+)]
 mod rig;
 
 mod bucket;

@@ -7,25 +7,25 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// `docker-registry serve`, killed on drop.
-pub struct Registry {
+pub(crate) struct Registry {
     child: Child,
-    pub address: String,
+    pub(crate) address: String,
     directory: tempfile::TempDir,
     read: u64,
 }
 
 /// One line of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
-    pub method: String,
-    pub path: String,
-    pub status: u16,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) status: u16,
     /// Bytes of the answer.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 impl Registry {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().expect("temp dir");
         let port = TcpListener::bind("127.0.0.1:0").expect("free port").local_addr().expect("bound").port();
         let address = format!("127.0.0.1:{port}");
@@ -52,12 +52,12 @@ impl Registry {
     }
 
     /// A name in it.
-    pub fn name(&self, name: &str) -> String {
+    pub(crate) fn name(&self, name: &str) -> String {
         format!("{}/{name}", self.address)
     }
 
     /// The requests since the last call.
-    pub fn requests(&mut self) -> Vec<Request> {
+    pub(crate) fn requests(&mut self) -> Vec<Request> {
         let mut log = std::fs::File::open(self.directory.path().join("log")).expect("log");
         log.seek(SeekFrom::Start(self.read)).expect("seek");
         let mut text = String::new();
@@ -78,14 +78,14 @@ impl Registry {
     }
 
     /// The file of a blob.
-    pub fn blob(&self, digest: &str) -> PathBuf {
+    pub(crate) fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
         let blobs = self.directory.path().join("data/docker/registry/v2/blobs/sha256");
         blobs.join(&hex[..2]).join(hex).join("data")
     }
 
     /// A manifest, read from its repository.
-    pub fn manifest(&self, repository: &str, tag: &str) -> serde_json::Value {
+    pub(crate) fn manifest(&self, repository: &str, tag: &str) -> serde_json::Value {
         let repositories = self.directory.path().join("data/docker/registry/v2/repositories");
         let link = repositories.join(repository).join("_manifests/tags").join(tag).join("current/link");
         let digest = std::fs::read_to_string(link).expect("tagged");

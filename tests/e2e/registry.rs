@@ -137,12 +137,12 @@ impl Server {
     }
 
     /// A file of its directory, e.g. `ca.pem`, copied to where everybody may read it.
-    pub fn file(&self, name: &str, to: &Path) {
+    pub(crate) fn file(&self, name: &str, to: &Path) {
         std::fs::copy(self.dir.path().join(name), to).expect("copy");
     }
 
     /// How many requests with this in their log line there have been.
-    pub fn requests(&self, what: &str) -> usize {
+    pub(crate) fn requests(&self, what: &str) -> usize {
         let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
         log.lines().filter(|line| line.contains("HTTP/1.1\"") && line.contains(what)).count()
     }
@@ -175,7 +175,7 @@ pub(crate) fn pull_with_skopeo(name: &str, to: &Path) -> Image {
 }
 
 /// The same, for other tests.
-pub fn publish(rig: &Rig, name: &str) {
+pub(crate) fn publish(rig: &Rig, name: &str) {
     publish_base(rig, name);
 }
 

@@ -25,7 +25,8 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn quick() -> Options {
-    let retry = Retry { attempts: 3, first: Duration::from_millis(5), longest: Duration::from_millis(20), ..Retry::default() };
+    let retry =
+        Retry { attempts: 3, first: Duration::from_millis(5), longest: Duration::from_millis(20), ..Retry::default() };
     Options { retry, ..Options::default() }
 }
 

@@ -76,8 +76,11 @@ fn selector(name: &Reference) -> Selector {
     }
 }
 
+/// An index that was made here, and where its members are.
+type Created = (Document, BTreeMap<String, Origin>);
+
 /// The index of that name that was created here.
-fn created(place: &StoreRequest, name: &Reference) -> Result<Option<(Document, BTreeMap<String, Origin>)>, Failure> {
+fn created(place: &StoreRequest, name: &Reference) -> Result<Option<Created>, Failure> {
     let named = Records::open(place)?.catalog.named(name).map_err(|e| Failure::of(&e))?;
     Ok(named.filter(|named| !named.members.is_empty()).and_then(|named| Some((named.index?, named.members))))
 }

@@ -1,5 +1,7 @@
 //! Sources that are elsewhere, through the real binary: git and http served on loopback.
 
+#![expect(clippy::disallowed_methods, reason = "tests start programs and read the environment")]
+
 mod add_git;
 mod add_http;
 mod contexts;

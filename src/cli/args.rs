@@ -3,6 +3,8 @@
 //! Decides nothing and reads nothing but the words it is given; [`super::request`] turns them into decisions. A flag that is
 //! not here is an error. What several commands share is in [`Globals`].
 
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the texts of --help")]
+
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::PathBuf;

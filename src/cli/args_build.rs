@@ -3,6 +3,8 @@
 //! Names and meanings are those of `docker buildx build`. Hidden ones do nothing by nature (there is no daemon and no
 //! intermediate container) or are known to Docker and get an error of their own instead of "unknown".
 
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the texts of --help")]
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 

@@ -1,5 +1,7 @@
 //! The options of the commands on images.
 
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the texts of --help")]
+
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};

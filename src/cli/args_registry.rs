@@ -1,5 +1,7 @@
 //! The options on registries, shared by all commands that talk to one, and the commands on registries themselves.
 
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the texts of --help")]
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};

@@ -1,5 +1,7 @@
 //! The options of `rbuild run`: those of `docker run` that a command in a throw-away root has a use for.
 
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the texts of --help")]
+
 use clap::Args;
 
 use super::args_registry::RegistryArgs;

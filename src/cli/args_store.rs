@@ -1,5 +1,7 @@
 //! The options of the commands on the store, and of `explain` and `completions`.
 
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "the texts of --help")]
+
 use clap::{Args, Subcommand};
 use clap_complete::Shell;
 

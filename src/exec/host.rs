@@ -21,7 +21,7 @@ use crate::cancel::Cancel;
 /// A program of the host.
 #[derive(Clone, Debug, Default)]
 pub struct HostCommand {
-    /// argv; argv[0] is looked up in the PATH rbuild was started with.
+    /// argv; `argv[0]` is looked up in the PATH rbuild was started with.
     pub argv: Vec<OsString>,
     /// Variables besides those rbuild was started with.
     pub env: Vec<(OsString, OsString)>,

@@ -33,7 +33,7 @@ use crate::cancel::Cancel;
 /// A process and everything it gets.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// argv; argv[0] without `/` is looked up in the PATH of `env` inside the root.
+    /// argv; `argv[0]` without `/` is looked up in the PATH of `env` inside the root.
     pub argv: Vec<String>,
     /// The whole environment (HOME, PATH and secrets already in it).
     pub env: Vec<(String, String)>,
@@ -167,7 +167,7 @@ pub enum ExecError {
     /// Setting up the sandbox failed; the text names the operation and the object.
     #[error("{0}")]
     Setup(String),
-    /// argv[0] cannot be executed; the text is what runc says, e.g. `exec: "foo": executable file not found in $PATH`.
+    /// `argv[0]` cannot be executed; the text is what runc says, e.g. `exec: "foo": executable file not found in $PATH`.
     #[error("{0}")]
     NotExecutable(String),
     /// Talking to the launcher failed.

@@ -59,7 +59,7 @@ pub enum Planned {
     Needs(Vec<ImageRequest>),
 }
 
-/// The answer of [`outline`].
+/// The answer of [`outline()`].
 #[derive(Debug)]
 pub enum Outlined {
     /// Everything is known.

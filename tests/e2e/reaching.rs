@@ -88,7 +88,7 @@ fn helpers_keep_secrets(who: Who) {
         let owned = Command::new("chown").args(["-R", user]).args([rig.path("bin"), rig.path("docker")]).status();
         assert!(owned.expect("chown").success());
     }
-    let path = format!("{}:{}", rig.arg("bin"), std::env::var("PATH").unwrap_or_default());
+    let path = format!("{}:{}", rig.arg("bin"), crate::rig::environment("PATH").unwrap_or_default());
     let host = server.address.as_str();
     let run = |args: &[&str], stdin: &str| logged(&rig, args, stdin, Some(&path));
     let login = run(&["login", "-u", "alice", "--password-stdin", host], "secret");

@@ -323,18 +323,18 @@ pub(crate) fn succeed(command: &mut Command) -> String {
 
 /// A variable of the machine's environment.
 #[expect(clippy::disallowed_methods, reason = "tests are told about the machine they run on")]
-pub fn environment(name: &str) -> Option<String> {
+pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
 /// Whether a program is there.
-pub fn present(program: &str) -> bool {
+pub(crate) fn present(program: &str) -> bool {
     let path = environment("PATH").unwrap_or_default();
     path.split(':').any(|dir| Path::new(dir).join(program).exists())
 }
 
 /// Whether a program is there that `tests/setup.sh` installs: in CI it must be.
-pub fn installed(program: &str) -> bool {
+pub(crate) fn installed(program: &str) -> bool {
     let found = present(program);
     if !found {
         assert!(environment("CI").is_none(), "CI needs {program}: tests/setup.sh installs it");

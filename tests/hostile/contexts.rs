@@ -185,7 +185,7 @@ fn named_contexts_are_confined_too(who: Who) {
 
 /// Directories can be nested deeper than a path can be long.
 fn deeper_than_any_path(who: Who) {
-    const DEPTH: usize = 6000;
+    const DEPTH: usize = 2100;
     let rig = Rig::new(who);
     let outside = Outside::new(&rig);
     let nest = |at: &std::path::Path| {

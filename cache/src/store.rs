@@ -3,22 +3,21 @@
 //! Opening makes a lease and reads the boot id, nothing else: no scan, no sweep. Every publication is a rename of something
 //! complete, and GC spares what was just published or marked as used: see `shield.rs`.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
-use crate::boot::{Boot, BootId, boot_time};
+use crate::boot::{Boot, BootId};
 use crate::directory::{last_used, list_names, making_parents, read};
 use crate::error::{At as _, Result};
 use crate::graph::References;
 use crate::lease::Lease;
 use crate::ledger::Ledger;
-use crate::object::{self, Kind, Object, SYNCED};
+use crate::object::{self, Kind, Object};
 use crate::temp::TempSpace;
 use crate::{envelope, name};
 
@@ -69,6 +68,9 @@ impl Inner {
         let mut closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
         if !std::mem::replace(&mut *closed, true) {
             self.settle();
+            if self.temp.was_used() {
+                self.note_written();
+            }
             self.temp.clear();
             self.lease.end();
         }
@@ -197,11 +199,6 @@ impl Store {
         self.inner.mark(&Object::Small(kind, name.to_owned()))
     }
 
-    /// What [`Syncer::sync`] is called on. It does not keep the store open.
-    pub fn syncer(&self) -> Syncer {
-        Syncer { root: self.inner.root.clone(), boot: self.inner.boot.id }
-    }
-
     /// Ends the lease although clones live on in threads that the process is not going to wait for. Only
     /// [`Store::sweep`] may still be under way then.
     pub fn close(&self) {
@@ -219,41 +216,6 @@ impl Store {
             }
             other => other,
         }
-    }
-}
-
-/// Makes what was written survive a power failure. Holds no lease: a process may end in the middle and leaves nothing behind.
-#[derive(Clone, Debug)]
-pub struct Syncer {
-    root: PathBuf,
-    boot: BootId,
-}
-
-impl Syncer {
-    /// Flushes the file system and records that everything written before now is on the disk. May take seconds; nothing waits
-    /// for it: run it on a thread of its own. What no sync confirmed is verified, or is a miss, after a reboot.
-    pub fn sync(&self) -> Result<()> {
-        let began = boot_time();
-        let directory =
-            rustix::fs::open(&self.root, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-                .at("open", &self.root)?;
-        rustix::fs::syncfs(&directory).at("sync", &self.root)?;
-        let boot = self.boot.to_string();
-        let sealed = envelope::seal(Boot::new(self.boot).stamp(), &boot, began.to_string().as_bytes());
-        // The same name for all: whoever comes second writes as much, and half a record is no record.
-        let (new, path) = (self.root.join(SYNCED).join(format!("{boot}.new")), self.root.join(SYNCED).join(&boot));
-        let create = || {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-            rustix::fs::open(&new, flags, Mode::from_raw_mode(0o644))
-        };
-        let file = File::from(making_parents(&self.root, &new, create).at("make", &new)?);
-        (&file).write_all(&sealed).and_then(|()| file.sync_all()).at("write", &new)?;
-        rustix::fs::rename(&new, &path).at("rename into place", &path)?;
-        let open = |path: &Path| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        for changed in [self.root.join(SYNCED), self.root.clone()] {
-            open(&changed).and_then(rustix::fs::fsync).at("sync", &changed)?;
-        }
-        Ok(())
     }
 }
 

@@ -48,6 +48,11 @@ impl TempSpace {
         self.directory.join(format!("{prefix}-{}", self.serial.fetch_add(1, Ordering::Relaxed)))
     }
 
+    /// Whether anything was begun in it: all that is written to a store is.
+    pub(crate) fn was_used(&self) -> bool {
+        self.serial.load(Ordering::Relaxed) > 0
+    }
+
     /// Removes all of it. A thread that nobody waits for may be removing the same things.
     pub(crate) fn clear(&self) {
         for _ in 0..CLEARING_ATTEMPTS {

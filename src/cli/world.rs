@@ -180,7 +180,9 @@ fn tidy_up(store: &Store) {
     std::thread::spawn(move || {
         let _ = store.sweep();
         drop(store);
-        let _ = syncer.sync();
+        if syncer.is_due() {
+            let _ = syncer.sync();
+        }
     });
 }
 

@@ -100,7 +100,7 @@ pub fn copy(
     let nothing = EMPTY;
     let mut canvas = Canvas::new(if op.link { &nothing } else { destination });
     let owner = match &op.chown {
-        Some(text) => Some(lookup_owner(&mut canvas, text, if op.link { "a --link layer" } else { "destination" })?),
+        Some(text) => Some(lookup_owner(&mut canvas, text, if op.link { "a --link layer" } else { "scratch" })?),
         None => None,
     };
     let mut copier =

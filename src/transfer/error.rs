@@ -24,6 +24,16 @@ pub enum TransferError {
         /// Why it is not there.
         absence: Absence,
     },
+    /// The directory before a source's first wildcard is not there.
+    #[error("lstat {path}: no such file or directory")]
+    NoDirectory {
+        /// Its place among the sources.
+        source_index: usize,
+        /// The directory, links followed.
+        path: LayerPath,
+        /// Why it is not there.
+        absence: Absence,
+    },
     /// A wildcard with bad syntax.
     #[error("{pattern:?}: syntax error in pattern")]
     Wildcard {
@@ -50,8 +60,8 @@ pub enum TransferError {
     /// `--chmod` cannot be understood.
     #[error("invalid chmod parameter: '{0}'. it should be octal string and between 0 and 07777")]
     Chmod(String),
-    /// `--chown` uses a name where there is no file to look it up in.
-    #[error("failed to calculate checksum of ref {label}: \"/{file}\": not found")]
+    /// `--chown` uses a name where there is no file system to look it up in.
+    #[error("invalid user index: -1: {label} has no /{file} to look up {name:?} in")]
     NoUserFile {
         /// The name that was to be looked up.
         name: String,
@@ -114,6 +124,7 @@ impl TransferError {
     pub fn source_index(&self) -> Option<usize> {
         match self {
             Self::NotFound { source_index, .. }
+            | Self::NoDirectory { source_index, .. }
             | Self::Wildcard { source_index, .. }
             | Self::Archive { source_index, .. } => Some(*source_index),
             Self::Pattern(_)
@@ -133,8 +144,11 @@ impl TransferError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::NotFound { absence, .. } => absence.help(),
-            Self::NoUserFile { name, file, .. } => {
-                Some(format!("{name:?} is looked up in /{file} of the stage that is copied to; use a number instead"))
+            Self::NoDirectory { absence, .. } => absence
+                .help()
+                .or_else(|| Some("a wildcard may match nothing, but the directory before it has to be there".to_owned())),
+            Self::NoUserFile { name, .. } => {
+                Some(format!("names are looked up in the stage that is copied to; write the number of {name:?} instead"))
             }
             Self::NonDirectory(path) => Some(format!("{path} exists and is not a directory; --link would replace it")),
             Self::OverDirectory(path) => Some(format!("{path} exists and is a directory; --link would replace it")),

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rbuild_cache::digest::{Blake3, KeyHasher};
@@ -120,6 +121,16 @@ impl<'a> Recorder<'a> {
         let result = seen(&fact);
         self.facts().insert(path.clone(), fact);
         Ok(result)
+    }
+
+    /// Whether there is nothing at all: `FROM scratch`. Not a fact, since only the want of one makes a difference.
+    pub(super) fn is_empty(&self) -> Result<bool, TreeError> {
+        let any = AtomicBool::new(false);
+        self.tree.children(&LayerPath::root(), &|_, _| {
+            any.store(true, Ordering::Relaxed);
+            false
+        })?;
+        Ok(!any.into_inner())
     }
 
     /// The metadata of a directory, because it becomes part of the layer.

@@ -18,7 +18,12 @@ pub(super) fn lookup_owner(
     users::owner(text, |file, name| {
         let path = canvas.resolve(&LayerPath::clean(file.path()))?;
         let found = content(canvas.base(), &path).map_err(|e| TransferError::UserFile(e.to_string()))?;
-        found.ok_or_else(|| TransferError::NoUserFile { name: name.to_owned(), file: file.path(), label })
+        match found {
+            Some(text) => Ok(text),
+            // A name nobody has told about is quietly root; without any file system there is nobody to ask.
+            None if !canvas.base().is_empty()? => Ok(Vec::new()),
+            None => Err(TransferError::NoUserFile { name: name.to_owned(), file: file.path(), label }),
+        }
     })
 }
 

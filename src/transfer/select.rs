@@ -204,8 +204,13 @@ impl Finder<'_> {
         let parts: Vec<_> = cleaned.components().collect();
         let first = parts.iter().position(|part| glob::has_wildcards(part)).unwrap_or(parts.len());
         let fixed = parts[..first].iter().fold(LayerPath::root(), |at, part| at.join(part));
+        let dir = self.resolve(&fixed)?;
+        if self.tree.lookup(&dir)?.is_none() {
+            let absence = self.absence(&fixed).unwrap_or_default();
+            return Err(TransferError::NoDirectory { source_index: self.source_index, path: dir, absence });
+        }
         let mut found = Vec::new();
-        self.expand(&self.resolve(&fixed)?, &parts[first..], &mut found)?;
+        self.expand(&dir, &parts[first..], &mut found)?;
         found
             .into_iter()
             .map(|node| {

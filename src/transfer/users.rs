@@ -103,20 +103,21 @@ impl UserFile {
 }
 
 /// Resolves the text of `--chown` (or USER for a WORKDIR) to owner and group, asking for files only when names are used.
-/// A user number is also the group; a user name brings its passwd group; unknown names are 0.
+/// A user number is also the group; a user name brings its passwd group; unknown and empty names are 0.
 pub fn owner<E>(text: &str, mut file: impl FnMut(UserFile, &str) -> Result<Vec<u8>, E>) -> Result<(u32, u32), E> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    let (uid, mut gid) = if let Some(id) = plain_id(user) {
+    let number = |text: &str| if text.is_empty() { Some(0) } else { plain_id(text) };
+    let (uid, mut gid) = if let Some(id) = number(user) {
         (id, id)
     } else {
         let passwd = file(UserFile::Passwd, user)?;
         let found = lines(Some(&passwd)).map(User::parse).find(|u| u.name == user.as_bytes());
         found.map_or((0, 0), |u| (u.uid, u.gid))
     };
-    match group.map(|group| (group, plain_id(group))) {
+    match group.map(|group| (group, number(group))) {
         None => {}
         Some((_, Some(id))) => gid = id,
         Some((name, None)) => {
@@ -134,7 +135,7 @@ fn plain_id(text: &str) -> Option<u32> {
     if text == "root" {
         return Some(0);
     }
-    text.parse().ok().filter(|_| !text.starts_with('+'))
+    text.parse().ok().filter(|id| *id <= MAX_ID)
 }
 
 fn number(text: &str) -> Result<Option<u32>, UserError> {
@@ -249,7 +250,10 @@ mod tests {
         };
         check("bob", "(1500, 1600) [Passwd]");
         check("1500", "(1500, 1500) []");
-        check(":33", "(0, 33) [Passwd]");
+        check(":33", "(0, 33) []");
+        check("bob:", "(1500, 0) [Passwd]");
+        check("+5:+6", "(5, 6) []");
+        check("3000000000", "(0, 0) [Passwd]");
         check("bob:33", "(1500, 33) [Passwd]");
         check("5:extra", "(5, 1700) [Group]");
         check("nosuch:nosuchg", "(0, 0) [Passwd, Group]");

@@ -15,7 +15,7 @@ pub fn workdir(op: &graph::Workdir, destination: &dyn Tree, now: i64) -> Result<
     let mut canvas = Canvas::new(destination);
     let (uid, gid) = match op.user.as_str() {
         "" => (0, 0),
-        user => lookup_owner(&mut canvas, user, "stage")?,
+        user => lookup_owner(&mut canvas, user, "scratch")?,
     };
     let path = canvas.resolve(&LayerPath::clean(&op.path))?;
     canvas.make_dirs(&path, &Meta { mode: PARENT_MODE, uid, gid, mtime: now, ..Meta::default() })?;

@@ -15,16 +15,14 @@ use sha2::Digest as _;
 
 use crate::digest::{BlobDigest, Sha256};
 use crate::error::{At as _, Result, StoreError};
-use crate::ledger::Reservation;
 use crate::object::{Object, STAMP};
+use crate::room::Room;
 use crate::store::Store;
 use crate::temp::{TempDir, create_new, write_new};
 
 const DATA: &str = "data";
 /// Writes and hashes go in pieces of this size.
 const PIECE: usize = 256 << 10;
-/// A writer of unknown length reserves as much again as it has written, up to this.
-const RESERVED_AHEAD: u64 = 64 << 20;
 
 /// A blob that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +83,7 @@ impl Store {
             pending: Vec::new(),
             hasher: sha2::Sha256::new(),
             written: 0,
-            reserved: Vec::new(),
-            reserved_bytes: 0,
+            room: self.room(),
         })
     }
 
@@ -141,16 +138,13 @@ pub struct BlobWriter {
     pending: Vec<u8>,
     hasher: sha2::Sha256,
     written: u64,
-    reserved: Vec<Reservation>,
-    reserved_bytes: u64,
+    room: Room,
 }
 
 impl BlobWriter {
     /// Reserves room below the ceiling for a blob whose size is known; without it room is reserved as it grows.
     pub fn reserve(&mut self, bytes: u64) -> Result<()> {
-        self.reserved.push(self.store.reserve(bytes)?);
-        self.reserved_bytes += bytes;
-        Ok(())
+        self.room.reserve(bytes)
     }
 
     /// How many bytes were written so far.
@@ -191,7 +185,6 @@ impl BlobWriter {
             write_new(&stamp, &store.inner.sealed_stamp(&digest.to_string())).at("write", &stamp)
         })?;
         let new = store.with_room(0, || store.inner.publish(&Object::Blob(digest), self.directory.path()))?;
-        self.reserved.clear();
         if new {
             self.store.inner.ledger.wrote(self.written);
         }
@@ -207,9 +200,7 @@ impl BlobWriter {
     }
 
     fn out(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.written + bytes.len() as u64 > self.reserved_bytes && self.store.inner.options.max_bytes.is_some() {
-            self.reserve(self.written.min(RESERVED_AHEAD).max(bytes.len() as u64))?;
-        }
+        self.room.take(bytes.len() as u64)?;
         self.hasher.update(bytes);
         let mut rest = bytes;
         let (file, path) = (&mut self.file, &self.path);

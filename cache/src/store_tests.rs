@@ -1,7 +1,7 @@
 //! The store as its users meet it, on a real directory. "Later" is another `Store` on it: GC spares what was used since the oldest
 //! one began. "Another boot" is a store opened under another boot id.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -373,6 +373,34 @@ fn the_ceiling_evicts_the_oldest_and_then_refuses() {
     drop(second.reserve(350_000).unwrap());
     let mut writer = second.blob_writer().unwrap();
     assert!(matches!(writer.reserve(500_001), Err(StoreError::Full { .. })));
+}
+
+#[test]
+fn what_grows_takes_room_as_it_grows() {
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { max_bytes: Some(1 << 20), ..StoreOptions::default() };
+    let store = Store::open(root.path(), options).unwrap();
+    let mut scratch = store.scratch().unwrap();
+    scratch.write_all(&[7; 600_000]).unwrap();
+    scratch.write_all(&[8; 3]).unwrap();
+    let reader = scratch.finish().unwrap();
+    assert!(matches!(store.put_blob(&[1; 600_000]), Err(StoreError::Full { .. })), "the scratch file is there");
+    let mut end = Vec::new();
+    reader.range(599_999, 4).read_to_end(&mut end).unwrap();
+    assert_eq!(end, [7, 8, 8, 8]);
+    drop(reader);
+    store.put_blob(&[1; 600_000]).unwrap();
+    let mut bomb = store.scratch().unwrap();
+    let endless = std::io::copy(&mut std::io::repeat(9).take(1 << 30), &mut bomb).unwrap_err();
+    assert_eq!(endless.kind(), std::io::ErrorKind::QuotaExceeded);
+    drop(bomb);
+    assert_eq!(
+        fs_err::read_dir(root.path().join("tmp"))
+            .unwrap()
+            .flat_map(|own| fs_err::read_dir(own.unwrap().path()).unwrap())
+            .count(),
+        0
+    );
 }
 
 #[test]

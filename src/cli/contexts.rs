@@ -18,7 +18,7 @@ use super::world::Opened;
 use crate::context::{Context, Ignore, TarContext};
 use crate::event::{Outcome, Progress};
 use crate::fetch::Fetcher;
-use crate::files::{Root, Spool};
+use crate::files::Root;
 use crate::plan::{Ignored, NamedContext, PlanOptions};
 use crate::source::Source;
 use crate::tar::entry::LayerPath;
@@ -206,9 +206,8 @@ impl Opener<'_> {
                 read_text(whole).map(Some)
             }
             StdinKind::Archive => {
-                let scratch = self.store.temp_dir("context").map_err(|e| Failure::of(&e))?;
-                let spool = Spool::create(scratch.path()).map_err(|e| Failure::of(&e))?;
-                let tree = TarContext::read(Box::new(whole), spool, self.now)
+                let scratch = self.store.scratch().map_err(|e| Failure::of(&e))?;
+                let tree = TarContext::read(Box::new(whole), scratch, self.now)
                     .map_err(|e| Failure::of(&e).named("failed to build"))?;
                 self.inputs.trees.insert("context".to_owned(), Arc::new(tree));
                 Ok(None)

@@ -17,7 +17,6 @@ use crate::exec::HostCommand;
 use crate::fetch::git::{Checkout, GitError};
 use crate::fetch::program::{Ended, Program, Runner};
 use crate::fetch::{Access, FetchError, Fetched, Fetcher};
-use crate::files::Spool;
 use crate::plan::git_context;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 use crate::transfer::forest::Forest;
@@ -163,10 +162,9 @@ impl Reach {
                 let text = super::contexts::read_text(file).map_err(|e| Unavailable::new(e.to_string()))?;
                 return Ok(Far { tree: self.one_file(&fetched), epoch: fetched.last_modified, dockerfile: Some(text) });
             }
-            let scratch = self.store.temp_dir("context").map_err(|e| Unavailable::new(e.to_string()))?;
-            let spool = Spool::create(scratch.path()).map_err(opened)?;
+            let scratch = self.store.scratch().map_err(|e| Unavailable::new(e.to_string()))?;
             let tree =
-                TarContext::read(Box::new(file), spool, self.now).map_err(|e| Unavailable::new(e.to_string()))?;
+                TarContext::read(Box::new(file), scratch, self.now).map_err(|e| Unavailable::new(e.to_string()))?;
             let epoch = fetched.last_modified.or_else(|| newest(&tree));
             Ok(Far { tree: Arc::new(tree), epoch, dockerfile: None })
         })

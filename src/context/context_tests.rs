@@ -210,8 +210,9 @@ fn archives_are_contexts_too() {
     add("d/g", b"", ::tar::EntryType::Link, "d/f");
     let bytes = builder.into_inner().expect("memory");
     let dir = tempfile::tempdir().expect("temp dir");
-    let spool = crate::files::Spool::create(dir.path()).expect("spool");
-    let tree = TarContext::read(Box::new(io::Cursor::new(bytes)), spool, 1).expect("archive");
+    let store = rbuild_cache::Store::open(dir.path(), rbuild_cache::StoreOptions::default()).expect("store");
+    let scratch = store.scratch().expect("scratch file");
+    let tree = TarContext::read(Box::new(io::Cursor::new(bytes)), scratch, 1).expect("archive");
     let walked = tree.walk(&LayerPath::root(), &Filter::all()).expect("walks");
     assert_eq!(paths(&walked), "/Dockerfile /d /d/f /d/g");
     assert_eq!(walked[2].node.link, walked[3].node.link);

@@ -5,8 +5,9 @@
 
 use std::io::Read;
 
+use rbuild_cache::{Scratch, ScratchReader};
+
 use super::{Absence, TreeError, Want};
-use crate::files::{Spool, SpoolReader};
 use crate::tar::entry::{Entry, Kind, LayerPath};
 use crate::transfer::forest::Forest;
 use crate::transfer::{Node, TransferError, Tree, archive};
@@ -15,12 +16,12 @@ use crate::transfer::{Node, TransferError, Tree, archive};
 #[derive(Debug)]
 pub struct TarContext {
     nodes: Forest<Option<u64>>,
-    contents: SpoolReader,
+    contents: ScratchReader,
 }
 
 impl TarContext {
     /// Reads a whole archive, maybe compressed. `now` is the mtime of directories it does not list.
-    pub fn read(input: Box<dyn Read + Send>, mut scratch: Spool, now: i64) -> Result<Self, TransferError> {
+    pub fn read(input: Box<dyn Read + Send>, mut scratch: Scratch, now: i64) -> Result<Self, TransferError> {
         let nodes = archive::unpack_all(input, &mut scratch, now)?;
         let contents = scratch.finish().map_err(TransferError::Spool)?;
         Ok(Self { nodes, contents })

@@ -4,12 +4,11 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use rbuild_cache::Kind as ObjectKind;
 use rbuild_cache::digest::{Blake3, LayerId};
+use rbuild_cache::{Kind as ObjectKind, Scratch, ScratchReader};
 
 use super::elsewhere::Need;
 use super::explain::{Listed, Listing};
@@ -80,7 +79,7 @@ impl Owned {
 pub(super) struct Prepared {
     entries: Vec<Planned>,
     destination: SharedTree,
-    spool: Option<Arc<File>>,
+    spool: Option<ScratchReader>,
     listings: Vec<(String, Listing)>,
 }
 
@@ -190,21 +189,20 @@ impl Work for CopyWork<'_> {
         let destination: SharedTree =
             if self.op.link { Arc::new(transfer::forest::EMPTY) } else { tree_of(job, &job.parent)? };
         let unpacks = sources.iter().any(Source::unpacks);
-        let spool = if unpacks { Some(spool_file(job.engine)?) } else { None };
-        let mut sink: Box<dyn io::Write> = match &spool {
-            Some(file) => {
-                Box::new(io::BufWriter::new(file.try_clone().map_err(|e| StepError::world("open a spool file", &e))?))
-            }
-            None => Box::new(io::sink()),
+        let unpacked = |e: &dyn std::error::Error| StepError::world("write unpacked files", e);
+        let mut scratch = if unpacks { Some(job.engine.store.scratch().map_err(|e| unpacked(&e))?) } else { None };
+        let mut nowhere = io::sink();
+        let spool: &mut dyn io::Write = match &mut scratch {
+            Some(scratch) => scratch,
+            None => &mut nowhere,
         };
         let now = job.plan.epoch.unwrap_or(job.engine.options.now as i64);
         let copied =
-            transfer::copy(self.op, &sources, selections, destination.as_ref(), now, &mut sink).map_err(refused)?;
-        io::Write::flush(&mut sink).map_err(|e| StepError::world("write unpacked files", &e))?;
+            transfer::copy(self.op, &sources, selections, destination.as_ref(), now, spool).map_err(refused)?;
+        let spool = scratch.map(Scratch::finish).transpose().map_err(|e| unpacked(&e))?;
         for (path, fact) in &copied.facts.0 {
             facts.push(format!("destination {path}"), fact.to_string());
         }
-        let spool = spool.map(Arc::new);
         Ok((facts, Prepared { entries: copied.entries, destination, spool, listings }))
     }
 
@@ -240,7 +238,7 @@ fn content(
     planned: &Planned,
     owned: &Arc<[Owned]>,
     destination: &SharedTree,
-    spool: Option<&Arc<File>>,
+    spool: Option<&ScratchReader>,
 ) -> layers::Content {
     if matches!(planned.content, transfer::Content::None) {
         return layers::Content::None;
@@ -252,41 +250,14 @@ fn content(
             transfer::Content::None | transfer::Content::Spooled(_) | transfer::Content::Destination(_) => Vec::new(),
         };
         let spooled = |offset: u64, size: u64| -> io::Result<Box<dyn Read + Send>> {
-            let file = spool.clone().ok_or_else(|| io::Error::other("nothing was spooled"))?;
-            Ok(Box::new(Range { file, offset, left: size }))
+            let spool = spool.as_ref().ok_or_else(|| io::Error::other("nothing was spooled"))?;
+            Ok(spool.range(offset, size))
         };
         match planned.open(&sources, destination.as_ref(), &spooled).map_err(|e| e.source)? {
             Some(reader) => Ok(layers::Content::Reader(reader)),
             None => Ok(layers::Content::None),
         }
     }))
-}
-
-/// A piece of a file, read at its own offset so that many can share the file.
-struct Range {
-    file: Arc<File>,
-    offset: u64,
-    left: u64,
-}
-
-impl Read for Range {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        use std::os::unix::fs::FileExt as _;
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let n = self.file.read_at(&mut buffer[..most], self.offset)?;
-        self.offset += n as u64;
-        self.left -= n as u64;
-        Ok(n)
-    }
-}
-
-fn spool_file(engine: &Engine<'_>) -> Result<File, StepError> {
-    let dir = engine.store.temp_dir("spool").map_err(|e| StepError::world("make a spool file", &e))?;
-    let path = dir.path().join("spool");
-    let options = fs_err::OpenOptions::new().read(true).write(true).create_new(true).clone();
-    let file = options.open(&path).map_err(|e| StepError::world("make a spool file", &e))?;
-    // The open file outlives its name and directory.
-    Ok(file.into_parts().0)
 }
 
 /// A fault of the step, with help where `transfer` knows some.

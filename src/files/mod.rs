@@ -5,9 +5,7 @@
 
 mod dir;
 mod root;
-mod spool;
 
 pub use dir::{Dir, FileKind, Name, Stat, Time};
 pub use root::Root;
 pub(crate) use root::is_absence;
-pub use spool::{Spool, SpoolReader};

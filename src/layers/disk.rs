@@ -15,6 +15,7 @@ use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rbuild_cache::Room;
 use rbuild_cache::digest::Blake3;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
@@ -26,6 +27,8 @@ use crate::tar::entry::{Kind, LayerPath, Meta};
 
 /// Read and written at a time.
 const PIECE: usize = 128 << 10;
+/// What a file, directory or link takes besides its content: an inode and a name, roughly.
+const NODE: u64 = 512;
 /// `UTIME_OMIT`: leave this time alone.
 const OMIT: Timespec = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
 
@@ -41,24 +44,27 @@ pub(super) struct TreeWriter {
     directories: BTreeMap<LayerPath, Meta>,
     buffer: Vec<u8>,
     bytes: u64,
+    room: Room,
 }
 
 impl TreeWriter {
-    /// Starts in `at`, an existing empty directory.
-    pub(super) fn new(at: &Path, options: TreeOptions) -> Result<Self> {
+    /// Starts in `at`, an existing empty directory. What is written takes from `room`.
+    pub(super) fn new(at: &Path, options: TreeOptions, room: Room) -> Result<Self> {
         let root = rustix::fs::open(at, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).in_tree(
             "open",
             at,
             &LayerPath::root(),
         )?;
         let directories = BTreeMap::from([(LayerPath::root(), implied())]);
-        Ok(Self { root, at: at.to_owned(), options, current: None, directories, buffer: vec![0; PIECE], bytes: 0 })
+        let (at, buffer) = (at.to_owned(), vec![0; PIECE]);
+        Ok(Self { root, at, options, current: None, directories, buffer, bytes: 0, room })
     }
 
     /// Makes a directory, or takes the one that is there; `meta` is what it gets in the end.
     pub(super) fn directory(&mut self, path: &LayerPath, make: bool, opaque: bool, meta: Option<&Meta>) -> Result<()> {
         let (dir, name) = self.parent(path)?;
         if make {
+            self.room.take(NODE)?;
             rustix::fs::mkdirat(&dir, &name, Mode::RWXU).in_tree("make directory", &self.at, path)?;
         }
         if opaque {
@@ -73,6 +79,7 @@ impl TreeWriter {
 
     /// Makes a file of exactly `size` bytes and returns the hash of its content.
     pub(super) fn file(&mut self, path: &LayerPath, meta: &Meta, size: u64, content: &mut dyn Read) -> Result<Blake3> {
+        self.room.take(NODE)?;
         let (dir, name) = self.parent(path)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&dir, &name, flags, Mode::RUSR | Mode::WUSR).in_tree("create", &self.at, path)?;
@@ -99,6 +106,7 @@ impl TreeWriter {
 
     /// Makes a symbolic link, device or pipe. The rest of `Kind` has its own calls.
     pub(super) fn special(&mut self, path: &LayerPath, kind: &Kind, meta: &Meta) -> Result<()> {
+        self.room.take(NODE)?;
         let (dir, name) = self.parent(path)?;
         let node = |file_type, major, minor| {
             let device = rustix::fs::makedev(major, minor);
@@ -187,11 +195,12 @@ impl TreeWriter {
             done += want as u64;
             // Long runs of zeros become holes, as they mostly were.
             hole = want == PIECE && piece.iter().all(|b| *b == 0);
-            let written = if hole { skip(file, want) } else { file.write_all(piece) };
-            written.in_tree("write", &self.at, path)?;
             if !hole {
+                self.room.take(want as u64)?;
                 self.bytes += want as u64;
             }
+            let written = if hole { skip(file, want) } else { file.write_all(piece) };
+            written.in_tree("write", &self.at, path)?;
         }
         if hole {
             file.set_len(size).in_tree("write", &self.at, path)?;

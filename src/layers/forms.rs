@@ -47,7 +47,7 @@ impl Layers {
         let record = self.record(id)?.ok_or(LayerError::Missing(*id))?;
         let blob = self.open_plain(&record)?.ok_or(LayerError::Missing(*id))?;
         let new = self.new_tree()?;
-        let unpacked = unpack::unpack(blob, Some((new.at(), self.options)), &self.cancel)?;
+        let unpacked = unpack::unpack(blob, Some((new.at(), self.options, self.store.room())), &self.cancel)?;
         verify(Some(record.diff_id), unpacked.diff_id)?;
         Ok(self.store.publish_tree_sized(id, new.at(), unpacked.bytes)?)
     }
@@ -100,7 +100,7 @@ impl Layers {
             return Ok(Some(tree));
         }
         let new = self.new_tree()?;
-        let mut writer = TreeWriter::new(new.at(), self.options)?;
+        let mut writer = TreeWriter::new(new.at(), self.options, self.store.room())?;
         for entry in index.entries() {
             writer.directory(&entry.path, true, false, Some(&entry.meta))?;
         }

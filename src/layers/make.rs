@@ -204,7 +204,7 @@ impl Layers {
     fn unpack_foreign(&self, blob: Box<dyn Read + Send>, expected: Option<DiffId>) -> Result<(Unpacked, NewTree)> {
         let tree = self.new_tree()?;
         let (plain, _) = plain(blob)?;
-        let unpacked = unpack::unpack(plain, Some((tree.at(), self.options)), &self.cancel)?;
+        let unpacked = unpack::unpack(plain, Some((tree.at(), self.options, self.store.room())), &self.cancel)?;
         verify(expected, unpacked.diff_id)?;
         Ok((unpacked, tree))
     }

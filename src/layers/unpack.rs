@@ -7,6 +7,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
+use rbuild_cache::Room;
 use rbuild_cache::digest::{Blake3, DiffId, Sha256};
 use sha2::Digest as _;
 
@@ -33,14 +34,14 @@ pub(super) struct Unpacked {
     pub bytes: u64,
 }
 
-/// Reads the uncompressed tar `plain`; makes its tree in the empty directory `tree`, if given.
+/// Reads the uncompressed tar `plain`; makes its tree in the empty directory `tree`, if given, which takes from its room.
 pub(super) fn unpack(
     plain: Box<dyn Read + Send>,
-    tree: Option<(&Path, TreeOptions)>,
+    tree: Option<(&Path, TreeOptions, Room)>,
     cancel: &Cancel,
 ) -> Result<Unpacked> {
     let mut writer = match tree {
-        Some((at, options)) => Some(TreeWriter::new(at, options)?),
+        Some((at, options, room)) => Some(TreeWriter::new(at, options, room)?),
         None => None,
     };
     std::thread::scope(|scope| {

@@ -144,12 +144,12 @@ impl TransferError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::NotFound { absence, .. } => absence.help(),
-            Self::NoDirectory { absence, .. } => absence
-                .help()
-                .or_else(|| Some("a wildcard may match nothing, but the directory before it has to be there".to_owned())),
-            Self::NoUserFile { name, .. } => {
-                Some(format!("names are looked up in the stage that is copied to; write the number of {name:?} instead"))
-            }
+            Self::NoDirectory { absence, .. } => absence.help().or_else(|| {
+                Some("a wildcard may match nothing, but the directory before it has to be there".to_owned())
+            }),
+            Self::NoUserFile { name, .. } => Some(format!(
+                "names are looked up in the stage that is copied to; write the number of {name:?} instead"
+            )),
             Self::NonDirectory(path) => Some(format!("{path} exists and is not a directory; --link would replace it")),
             Self::OverDirectory(path) => Some(format!("{path} exists and is a directory; --link would replace it")),
             Self::Archive { .. } => Some("--unpack=false copies the file as it is".to_owned()),

@@ -41,8 +41,8 @@ fn measured(rig: &Rig, args: &[&str]) -> (Output, u64, Duration) {
     (out, watcher.join().expect("watcher"), begin.elapsed())
 }
 
-/// Writes a compressed tar of one file of `size` zeros.
-fn zeros(path: &Path, size: u64, compression: &str) {
+/// Writes a compressed tar of one file of `size` times the same byte.
+fn bomb(path: &Path, size: u64, byte: u8, compression: &str) {
     let out = std::fs::File::create(path).expect("create");
     let mut sink: Box<dyn std::io::Write> = match compression {
         "gz" => Box::new(flate2::write::GzEncoder::new(out, flate2::Compression::fast())),
@@ -50,11 +50,11 @@ fn zeros(path: &Path, size: u64, compression: &str) {
         "bz2" => Box::new(bzip2::write::BzEncoder::new(out, bzip2::Compression::fast())),
         other => panic!("{other}"),
     };
-    let mut header = raw::header(&file("zeros", ""), 0);
+    let mut header = raw::header(&file("bomb", ""), 0);
     header[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
     raw::sign(&mut header);
     sink.write_all(&header).expect("write");
-    let chunk = vec![0; 1 << 20];
+    let chunk = vec![byte; 1 << 20];
     for _ in 0..size >> 20 {
         sink.write_all(&chunk).expect("write");
     }
@@ -64,33 +64,65 @@ fn zeros(path: &Path, size: u64, compression: &str) {
 fn decompression_bombs_meet_the_limit_of_the_store(who: Who) {
     let rig = Rig::new(who);
     let outside = Outside::new(&rig);
+    let refused = |what: &str, args: &[&str]| {
+        let (out, memory, _) = measured(&rig, args);
+        println!("{what}: {} {memory} MiB {}", out.status, out.stderr.trim_end().lines().last().unwrap_or_default());
+        assert!(!out.status.success(), "a GiB fits into a store of 100 MB\n{}", out.stderr);
+        assert!(out.stderr.contains("store is full: "), "{}", out.stderr);
+        assert!(out.stderr.contains(" of 100000000 in use"), "{}", out.stderr);
+        assert!(memory < MEMORY, "{memory} MiB");
+        outside.safe(&rig, &out);
+    };
     for compression in ["gz", "zst", "bz2"] {
         let name = format!("bomb.tar.{compression}");
         let context = rig.context("context", &[("Dockerfile", &format!("FROM busybox\nADD {name} /in/\n"))]);
-        zeros(&rig.path("context").join(&name), 1 << 30, compression);
-        let args = ["--store-max=100m", "build", "--progress=plain", &context];
-        let (out, memory, _) = measured(&rig, &args);
-        println!("{name}: {} {memory} MiB {}", out.status, out.stderr.trim_end().lines().last().unwrap_or_default());
-        assert!(!out.status.success(), "a GiB fits into a store of 100 MB\n{}", out.stderr);
-        assert!(out.stderr.contains("limit") || out.stderr.contains("full"), "{}", out.stderr);
-        assert!(memory < MEMORY, "{memory} MiB");
-        outside.safe(&rig, &out);
-        let (out, memory, _) =
-            measured(&rig, &["--store-max=100m", "import", &rig.arg(&format!("context/{name}")), "bomb:1"]);
-        println!("{name}: import {} {memory} MiB {}", out.status, out.stderr.trim_end());
-        assert!(!out.status.success(), "a GiB fits into a store of 100 MB\n{}", out.stderr);
-        assert!(memory < MEMORY, "{memory} MiB");
-        outside.safe(&rig, &out);
+        for byte in [0, b'x'] {
+            bomb(&rig.path("context").join(&name), 1 << 30, byte, compression);
+            refused(&name, &["--store-max=100m", "build", "--progress=plain", &context]);
+        }
+        // Zeros would become holes in a layer's tree, and take no room; anything else takes what it says.
+        refused(&name, &["--store-max=100m", "import", &rig.arg(&format!("context/{name}")), "bomb:1"]);
+        // As a context on stdin.
+        let archive = std::fs::File::open(rig.path("context").join(&name)).expect("open");
+        let mut command = rig.command(&["--store-max=100m", "build", "--progress=plain", "-"]);
+        let out = command.stdin(archive).output().expect("runs");
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert!(!out.status.success() && text.contains("store is full: "), "{text}");
     }
     // And what fits is just a file.
-    zeros(&rig.path("context/bomb.tar.gz"), 64 << 20, "gz");
+    bomb(&rig.path("context/bomb.tar.gz"), 64 << 20, 0, "gz");
     let context = rig.context(
         "context",
-        &[("Dockerfile", "FROM busybox\nADD bomb.tar.gz /in/\nRUN test $(stat -c %s /in/zeros) = 67108864\n")],
+        &[("Dockerfile", "FROM busybox\nADD bomb.tar.gz /in/\nRUN test $(stat -c %s /in/bomb) = 67108864\n")],
     );
     let (out, memory, _) = measured(&rig, &["build", "--progress=plain", &context]);
     assert!(out.status.success(), "{}", out.stderr);
     assert!(memory < MEMORY, "{memory} MiB");
+}
+
+/// Without a ceiling a bomb stops before it has filled the file system: others may be using it. As root only, who can mount a
+/// small one.
+#[test]
+fn decompression_bombs_leave_the_disk_to_others() {
+    let rig = Rig::new(Who::Root);
+    let small = rig.path("small");
+    std::fs::create_dir(&small).expect("mkdir");
+    let context = rig.context("context", &[("Dockerfile", "FROM scratch\nADD bomb.tar.gz /in/\n")]);
+    bomb(&rig.path("context/bomb.tar.gz"), 1 << 30, b'x', "gz");
+    let binary = rig.command(&[]).get_program().to_owned();
+    let script = "mount -t tmpfs -o size=400m tmpfs \"$S\" || exit 9
+        (while sleep 0.02; do df --output=avail -k \"$S\" | tail -1; done) >\"$S.free\" & watch=$!
+        \"$RBUILD\" --root \"$S/store\" build --progress=plain \"$C\"; status=$?
+        kill $watch; find \"$S/store/tmp\" \"$S/store/blobs-v1\" -type f; sort -n \"$S.free\" | head -1; exit $status";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation=private", "sh", "-c", script]);
+    command.env("S", &small).env("C", context).env("RBUILD", binary).stdin(std::process::Stdio::null());
+    let out = crate::rig::finish(crate::rig::start(&mut command), &["small store"]);
+    println!("{} {}", out.stdout, out.stderr);
+    assert!(!out.status.success());
+    assert!(out.stderr.contains("no space left on device (the last "), "{}", out.stderr);
+    let left: u64 = out.stdout.trim().parse().expect("nothing is left in the store, and how much was free at least");
+    assert!(left >= 20 << 10, "{left} KiB were left free");
 }
 
 /// Names, records and sparse maps that would fill the memory.

@@ -381,15 +381,15 @@ fn what_grows_takes_room_as_it_grows() {
     let options = StoreOptions { max_bytes: Some(1 << 20), ..StoreOptions::default() };
     let store = Store::open(root.path(), options).unwrap();
     let mut scratch = store.scratch().unwrap();
-    scratch.write_all(&[7; 600_000]).unwrap();
+    scratch.write_all(&vec![7; 600_000]).unwrap();
     scratch.write_all(&[8; 3]).unwrap();
     let reader = scratch.finish().unwrap();
-    assert!(matches!(store.put_blob(&[1; 600_000]), Err(StoreError::Full { .. })), "the scratch file is there");
+    assert!(matches!(store.put_blob(&vec![1; 600_000]), Err(StoreError::Full { .. })), "the scratch file is there");
     let mut end = Vec::new();
     reader.range(599_999, 4).read_to_end(&mut end).unwrap();
     assert_eq!(end, [7, 8, 8, 8]);
     drop(reader);
-    store.put_blob(&[1; 600_000]).unwrap();
+    store.put_blob(&vec![1; 600_000]).unwrap();
     let mut bomb = store.scratch().unwrap();
     let endless = std::io::copy(&mut std::io::repeat(9).take(1 << 30), &mut bomb).unwrap_err();
     assert_eq!(endless.kind(), std::io::ErrorKind::QuotaExceeded);

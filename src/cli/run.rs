@@ -81,7 +81,7 @@ fn start(args: &RunArgs, env: &Env, place: &StoreRequest) -> Done {
             let text = format!("failed to run {:?}: {text}{}", process.argv.join(" "), foreign(&image));
             Err(Failure { code, ..Failure::text(text) })
         }
-        Err(error @ (ExecError::Setup(_) | ExecError::Launcher(_))) => {
+        Err(error @ (ExecError::Setup(_) | ExecError::Refused(_) | ExecError::Launcher(_))) => {
             Err(Failure::of(&error).named("set up the sandbox"))
         }
     }

@@ -16,12 +16,16 @@ use super::copy::{self, Selected};
 use super::elsewhere::Need;
 use super::record::Facts;
 use super::step::Job;
-use super::{Engine, StepError};
+use super::{Engine, StepError, run};
 use crate::exec;
+use crate::files::{FileKind, Root};
 use crate::plan::graph::{From, MountKind, Op, Plan, Run, Sharing};
+use crate::tar::entry::LayerPath;
 
 /// Version of how a cache mount's directory is named.
 const CACHE_MOUNT_VERSION: u32 = 1;
+/// The agent of an ssh mount that names none.
+const DEFAULT_AGENT: &str = "default";
 /// Copies a `private` cache mount may have at a time.
 const MOST_PRIVATE: u32 = 1000;
 
@@ -32,7 +36,10 @@ pub(super) type MountInputs = BTreeMap<usize, Selected>;
 #[derive(Debug, Default)]
 pub(super) struct Prepared {
     pub(super) list: Vec<exec::Mount>,
+    /// Variables where nothing else sets them.
     pub(super) env: Vec<(String, String)>,
+    /// Variables whatever else sets them.
+    pub(super) secret_env: Vec<(String, String)>,
     locks: Vec<LockGuard>,
 }
 
@@ -106,20 +113,22 @@ pub(super) fn prepare(job: &Job<'_>, op: &Run, inputs: MountInputs, scratch: &Pa
                 let source = caches.dirs.remove(&index).expect("one for each cache mount");
                 push(&mut first, exec::MountKind::Bind { source, readonly: *readonly });
             }
-            MountKind::Tmpfs { size } => push(&mut first, exec::MountKind::Tmpfs { size: *size, mode: None }),
+            MountKind::Tmpfs { size, readonly } => {
+                push(&mut first, exec::MountKind::Tmpfs { size: *size, mode: None, readonly: *readonly });
+            }
             MountKind::Secret { id, file, env, required, mode, uid, gid } => {
-                let Some(value) = job.engine.secrets.get(id) else {
-                    if *required {
-                        return Err(StepError::refused(format!("secret {id}: not found")));
-                    }
-                    continue;
-                };
-                if let Some(name) = env {
-                    prepared.env.push((name.clone(), String::from_utf8_lossy(value).into_owned()));
+                let value = job.engine.secrets.get(id);
+                if value.is_none() && *required {
+                    return Err(StepError::refused(format!("secret {id}: not found")));
                 }
-                if *file {
-                    let (content, mode, uid, gid) = (value.clone(), *mode, *uid, *gid);
-                    push(&mut last, exec::MountKind::File { content, mode, uid, gid });
+                if let Some(name) = env {
+                    // One that is not there makes no file, but an empty variable.
+                    let text = value.map(|value| String::from_utf8_lossy(value).into_owned());
+                    prepared.secret_env.push((name.clone(), text.unwrap_or_default()));
+                }
+                if let Some(content) = value.filter(|_| *file).cloned() {
+                    let (executable, mode, uid, gid) = (false, *mode, *uid, *gid);
+                    push(&mut last, exec::MountKind::File { content, executable, mode, uid, gid });
                 }
             }
             MountKind::Ssh { id, required, mode, uid, gid } => {
@@ -128,7 +137,7 @@ pub(super) fn prepare(job: &Job<'_>, op: &Run, inputs: MountInputs, scratch: &Pa
                 }
                 let Some(source) = job.engine.agents.get(id) else {
                     if *required {
-                        return Err(StepError::refused(format!("unset ssh forward key {id}")));
+                        return Err(StepError::refused(no_agent(id, job.engine.agents.is_empty())));
                     }
                     continue;
                 };
@@ -138,14 +147,38 @@ pub(super) fn prepare(job: &Job<'_>, op: &Run, inputs: MountInputs, scratch: &Pa
         }
     }
     if let Some(script) = &op.script {
-        let kind = exec::MountKind::File { content: script.content.clone(), mode: 0o755, uid: 0, gid: 0 };
+        let content = script.content.clone();
+        let kind = exec::MountKind::File { content, executable: true, mode: 0o755, uid: 0, gid: 0 };
         last.push(exec::Mount { target: format!("/dev/pipes/{}", script.name), kind });
     }
     first.sort_by_key(|m| m.target.matches('/').count());
     first.append(&mut last);
-    prepared.list = first;
+    prepared.list = last_of_each_target(first);
     prepared.locks = caches.locks;
     Ok(prepared)
+}
+
+/// Why an agent cannot be had: `--ssh` was not given at all, or not for this one. BuildKit has no name for the usual one.
+fn no_agent(id: &str, none_at_all: bool) -> String {
+    if none_at_all {
+        let id = if id == DEFAULT_AGENT { "" } else { id };
+        format!("no SSH key {id:?} forwarded from the client")
+    } else {
+        format!("unset ssh forward key {id}")
+    }
+}
+
+/// Of several mounts at one place only the last is made: the others could not be seen, and one of a file over one of a
+/// directory could not even be mounted.
+fn last_of_each_target(list: Vec<exec::Mount>) -> Vec<exec::Mount> {
+    let mut kept: Vec<exec::Mount> = Vec::with_capacity(list.len());
+    for mount in list {
+        match kept.iter_mut().find(|earlier| earlier.target == mount.target) {
+            Some(earlier) => *earlier = mount,
+            None => kept.push(mount),
+        }
+    }
+    kept
 }
 
 /// The trees of a stack's layers; an empty directory stands for no layers at all.
@@ -205,6 +238,26 @@ pub fn cache_mounts(plan: &Plan) -> BTreeMap<Blake3, String> {
     runs.flat_map(|run| run.mounts.iter().filter_map(mount)).collect()
 }
 
+/// One cache that a RUN mounts.
+struct Cache<'a> {
+    hasher: KeyHasher,
+    id: &'a str,
+    sharing: Sharing,
+    /// Mode, user and group of a new one.
+    owner: (u32, u32, u32),
+    seed: Option<&'a Selected>,
+}
+
+/// The path `shown` in a cache. What leads there by a link is not found: steps write to it.
+fn inside(op: &Run, dir: &Path, shown: &str) -> Result<PathBuf, StepError> {
+    let path = LayerPath::clean(shown);
+    let found = Root::open(dir).and_then(|root| root.stat(&path));
+    match found.map_err(|e| StepError::world(format!("open {shown} in a cache mount"), &e))? {
+        Some(stat) if stat.kind != FileKind::Symlink => Ok(dir.join(path.as_path())),
+        Some(_) | None => Err(run::failed(op, format!("open {shown}: no such file or directory"))),
+    }
+}
+
 /// The directories of all cache mounts of a RUN, locked as their sharing asks.
 struct CacheDirs {
     dirs: BTreeMap<usize, PathBuf>,
@@ -217,47 +270,56 @@ impl CacheDirs {
     fn of(job: &Job<'_>, op: &Run, inputs: &MountInputs) -> Result<Self, StepError> {
         let mut wanted = Vec::new();
         for (index, mount) in op.mounts.iter().enumerate() {
-            if let MountKind::Cache { id, sharing, mode, uid, gid, .. } = &mount.kind {
+            if let MountKind::Cache { id, sharing, mode, uid, gid, source, .. } = &mount.kind {
                 let mut hasher = cache_hasher(id, *mode, *uid, *gid);
-                if let Some(selected) = inputs.get(&index) {
+                let seed = inputs.get(&index);
+                if let Some(selected) = seed {
                     hasher.text(&selected.digest);
                 }
-                wanted.push((hasher, index, *sharing, id.clone(), (*mode, *uid, *gid)));
+                let shown = seed.map_or_else(|| source.clone(), Selected::path_in_layer);
+                let cache = Cache { hasher, id, sharing: *sharing, owner: (*mode, *uid, *gid), seed };
+                wanted.push((cache, index, shown));
             }
         }
-        wanted.sort_by_key(|(hasher, index, ..)| (hasher.finish(), *index));
+        wanted.sort_by_key(|(cache, index, _)| (cache.hasher.finish(), *index));
         let mut found = Self { dirs: BTreeMap::new(), locks: Vec::new() };
-        let mut held = Vec::new();
-        for (hasher, index, sharing, id, owner) in wanted {
-            let key = match sharing {
-                Sharing::Shared | Sharing::Locked => {
-                    let key = hasher.finish();
-                    // One RUN may mount the same cache twice.
-                    if !held.contains(&key) {
-                        held.push(key);
-                        found.locks.push(lock(job, &key.0, &id, sharing)?);
-                    }
-                    key
-                }
-                Sharing::Private => found.private(job, &hasher)?,
+        // One RUN may mount the same cache several times; the first decides how it is shared with others.
+        let mut opened: BTreeMap<Blake3, PathBuf> = BTreeMap::new();
+        for (cache, index, shown) in wanted {
+            let own = cache.hasher.finish();
+            let dir = match opened.get(&own) {
+                Some(dir) => dir.clone(),
+                None => found.open(job, &cache)?,
             };
-            let seed = inputs.get(&index);
-            let layer = seed.map(|selected| copy::layer_of(job, selected)).transpose()?;
-            let fill = |dir: &Path| {
-                let from_elsewhere = job.engine.elsewhere.known().mounts.get(&key);
-                // A cache that cannot be had is an empty one.
-                if let Some(content) = from_elsewhere.filter(|id| job.engine.ensure(&[**id], Need::Files).is_ok())
-                    && let Ok(tree) = job.engine.layers.tree(content)
-                {
-                    job.engine.seeds.replace(&tree, dir)?;
-                }
-                fill(job.engine, dir, layer.zip(seed), owner)
-            };
-            let dir = job.engine.store.cache_mount_with(&key, &id, fill);
-            let dir = dir.map_err(|e| StepError::world(format!("open cache mount {id}"), &e))?;
-            found.dirs.insert(index, dir);
+            found.dirs.insert(index, inside(op, &dir, &shown)?);
+            opened.insert(own, dir);
         }
         Ok(found)
+    }
+
+    /// Locks a cache and gives its directory, made if there was none.
+    fn open(&mut self, job: &Job<'_>, cache: &Cache<'_>) -> Result<PathBuf, StepError> {
+        let key = match cache.sharing {
+            Sharing::Shared | Sharing::Locked => {
+                let key = cache.hasher.finish();
+                self.locks.push(lock(job, &key.0, cache.id, cache.sharing)?);
+                key
+            }
+            Sharing::Private => self.private(job, &cache.hasher)?,
+        };
+        let layer = cache.seed.map(|selected| copy::layer_of(job, selected)).transpose()?;
+        let fill = |dir: &Path| {
+            let from_elsewhere = job.engine.elsewhere.known().mounts.get(&key);
+            // A cache that cannot be had is an empty one.
+            if let Some(content) = from_elsewhere.filter(|id| job.engine.ensure(&[**id], Need::Files).is_ok())
+                && let Ok(tree) = job.engine.layers.tree(content)
+            {
+                job.engine.seeds.replace(&tree, dir)?;
+            }
+            fill(job.engine, dir, layer.zip(cache.seed), cache.owner)
+        };
+        let dir = job.engine.store.cache_mount_with(&key, cache.id, fill);
+        dir.map_err(|e| StepError::world(format!("open cache mount {}", cache.id), &e))
     }
 
     /// A copy of the cache nobody uses now.

@@ -21,6 +21,9 @@ use crate::transfer::users::{self, MAX_USER_FILE, ProcessUser};
 /// PATH of a process whose image sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Leads what a step's output says of a program that was not started.
+const NOT_STARTED: &str = "unable to start container process: error during container init: ";
+
 pub(super) struct RunWork<'a>(pub(super) &'a Run);
 
 impl RunWork<'_> {
@@ -78,6 +81,10 @@ impl Work for RunWork<'_> {
             set_default(&mut env, name, value);
         }
         set_default(&mut env, "PATH", DEFAULT_PATH);
+        for (name, value) in mounts.secret_env {
+            env.retain(|(known, _)| *known != name);
+            env.push((name, value));
+        }
         set_default(&mut env, "HOME", &account.home);
         let process = Process {
             argv: op.argv.clone(),
@@ -124,24 +131,27 @@ impl Work for RunWork<'_> {
 }
 
 /// `process "…" did not complete successfully`.
-fn failed(op: &Run, end: impl Into<String>) -> StepError {
+pub(super) fn failed(op: &Run, end: impl Into<String>) -> StepError {
     StepError::Exit { command: op.argv.join(" "), end: end.into() }
 }
 
 /// What of the sandbox's faults is the step's own.
 ///
-/// A program that cannot be started is told in the step's output, as runc does, and ends like one that failed: with 1 where it
-/// was not found or may not be run, with 255 where the kernel refused it.
+/// A program that cannot be started, or a mount that does not fit, is told in the step's output, as runc does, and ends like a
+/// program that failed: with 1 where it was not found or may not be run, with 255 where the kernel refused it.
 fn exec_error(error: crate::exec::ExecError, op: &Run, vertex: &Vertex) -> StepError {
     use crate::exec::ExecError;
     match error {
         ExecError::Cancelled(c) => StepError::Cancelled(c),
         ExecError::NotExecutable(text) => {
             let looked_up = text.starts_with("exec: ");
-            let before =
-                if looked_up { "unable to start container process: error during container init: " } else { "" };
+            let before = if looked_up { NOT_STARTED } else { "" };
             vertex.log(Stream::Stderr, format!("{before}{text}\n").as_bytes());
             failed(op, if looked_up { "exit code: 1" } else { "exit code: 255" })
+        }
+        ExecError::Refused(text) => {
+            vertex.log(Stream::Stderr, format!("{NOT_STARTED}{text}\n").as_bytes());
+            failed(op, "exit code: 1")
         }
         other @ (ExecError::Setup(_) | ExecError::Launcher(_)) => StepError::world("set up the sandbox", &other),
     }

@@ -133,7 +133,7 @@ impl Placed {
                 chmodat(CWD, &directory, Mode::from_raw_mode(mode.or(covered).unwrap_or(0o1777)), AtFlags::empty())?;
                 self.put(rooted, target, &directory, Back::Nowhere)
             }
-            MountKind::File { content, mode, uid, gid } => {
+            MountKind::File { content, mode, uid, gid, .. } => {
                 let file = self.file(content, *mode, *uid, *gid)?;
                 self.put(rooted, target, &file, Back::Nowhere)
             }

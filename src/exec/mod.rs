@@ -114,11 +114,15 @@ pub enum MountKind {
         size: Option<u64>,
         /// Mode of its root; `None`: of the directory it covers, 1777 where there was none.
         mode: Option<u32>,
+        /// Mounted read-only.
+        readonly: bool,
     },
     /// A file that exists only in memory (secrets, scripts).
     File {
         /// Content.
         content: Vec<u8>,
+        /// Whether it may be executed: a script may, a secret may not.
+        executable: bool,
         /// Mode.
         mode: u32,
         /// Owner.
@@ -167,6 +171,9 @@ pub enum ExecError {
     /// Setting up the sandbox failed; the text names the operation and the object.
     #[error("{0}")]
     Setup(String),
+    /// The root does not allow what the step asks for: something is in the way of a mount or of the working directory.
+    #[error("{0}")]
+    Refused(String),
     /// `argv[0]` cannot be executed; the text is what runc says, e.g. `exec: "foo": executable file not found in $PATH`.
     #[error("{0}")]
     NotExecutable(String),

@@ -223,6 +223,7 @@ impl Running {
             match wire::decode::<Report>(&bytes)? {
                 Report::Ready { stubs } => end.stubs = stubs,
                 Report::Setup { text } => end.fault = Some(ExecError::Setup(text)),
+                Report::Refused { text } => end.fault = Some(ExecError::Refused(text)),
                 Report::NotExecutable { text } => end.fault = Some(ExecError::NotExecutable(text)),
                 Report::Terminal => terminal = fds.into_iter().next().map(Terminal::connect).transpose()?,
                 Report::Listener { mount } => {

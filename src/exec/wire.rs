@@ -194,8 +194,8 @@ wire_enum!(MountKind {
     0 => Bind { source, readonly },
     1 => Stack { lowers, subpath, scratch },
     2 => Discard { source, scratch },
-    3 => Tmpfs { size, mode },
-    4 => File { content, mode, uid, gid },
+    3 => Tmpfs { size, mode, readonly },
+    4 => File { content, executable, mode, uid, gid },
     5 => Socket { source, mode, uid, gid },
 });
 
@@ -303,10 +303,10 @@ mod tests {
             gid: 2,
             groups: vec![3, 4],
             mounts: vec![
-                Mount { target: "/a".into(), kind: MountKind::Tmpfs { size: Some(1), mode: None } },
+                Mount { target: "/a".into(), kind: MountKind::Tmpfs { size: Some(1), mode: None, readonly: true } },
                 Mount {
                     target: "/b".into(),
-                    kind: MountKind::File { content: vec![0, 255], mode: 0o400, uid: 5, gid: 6 },
+                    kind: MountKind::File { content: vec![0, 255], executable: true, mode: 0o400, uid: 5, gid: 6 },
                 },
                 Mount {
                     target: "/c".into(),

@@ -164,7 +164,7 @@ pub enum MountKind {
         sharing: Sharing,
         /// Seed content, if any.
         from: Option<From>,
-        /// Path in the seed.
+        /// Path in the seed; without one, path in the cache itself.
         source: String,
         /// Mount read-only.
         readonly: bool,
@@ -179,6 +179,8 @@ pub enum MountKind {
     Tmpfs {
         /// Limit in bytes.
         size: Option<u64>,
+        /// Mount read-only.
+        readonly: bool,
     },
     /// `type=secret`
     Secret {

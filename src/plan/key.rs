@@ -103,7 +103,10 @@ fn of_mount(mount: &Mount) -> String {
             let seed = if from.is_some() { " seeded" } else { "" };
             format!("cache {target} {}{seed}", if *readonly { "ro" } else { "rw" })
         }
-        MountKind::Tmpfs { size } => format!("tmpfs {target} size={}", size.unwrap_or(0)),
+        MountKind::Tmpfs { size, readonly } => {
+            let ro = if *readonly { " ro" } else { "" };
+            format!("tmpfs {target} size={}{ro}", size.unwrap_or(0))
+        }
         MountKind::Secret { id, file, env, required, mode, uid, gid } => {
             let file = if *file { format!(" file={target} mode={mode:o} owner={uid}:{gid}") } else { String::new() };
             let env = env.as_ref().map_or(String::new(), |name| format!(" env={}", quoted(name)));

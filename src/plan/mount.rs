@@ -7,6 +7,9 @@ use crate::dockerfile::words::WordError;
 use crate::plan::graph::{From, Mount, MountKind, Sharing};
 use crate::plan::paths;
 
+/// What of `mode=` counts: no set-id bits, no sticky bit.
+const PERMISSIONS: u32 = 0o777;
+
 /// What a mount is resolved against.
 pub(crate) struct Surroundings<'a> {
     /// Current directory, absolute.
@@ -35,7 +38,12 @@ pub(crate) fn resolve(
         }
         written::MountKind::Cache => cache(&mount, tree, around),
         written::MountKind::Tmpfs => {
-            MountKind::Tmpfs { size: u64::try_from(mount.size_limit).ok().filter(|size| *size > 0) }
+            let source = paths::clean(&mount.source);
+            if source != "/" {
+                return Err(format!("tmpfs mount {:?} is empty, so it has no source {source:?}", mount.target));
+            }
+            let size = u64::try_from(mount.size_limit).ok().filter(|size| *size > 0);
+            MountKind::Tmpfs { size, readonly: mount.read_only }
         }
         written::MountKind::Secret => return Ok(secret(mount, around)),
         written::MountKind::Ssh => return ssh(mount, around),
@@ -49,6 +57,10 @@ pub(crate) fn resolve(
 
 fn cache(mount: &written::Mount, tree: From, around: &Surroundings<'_>) -> MountKind {
     let id = if mount.id.is_empty() { paths::clean_keeping_relative(&mount.target) } else { mount.id.clone() };
+    let source = paths::clean(&mount.source);
+    let owner_given = mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some();
+    // As BuildKit has it, a directory of a given owner or mode is a new, empty one, unless a path of the seed is named.
+    let seeded = !mount.from.is_empty() && (source != "/" || !owner_given);
     MountKind::Cache {
         id: format!("{}/{id}", around.cache_namespace),
         sharing: match mount.sharing {
@@ -56,10 +68,10 @@ fn cache(mount: &written::Mount, tree: From, around: &Surroundings<'_>) -> Mount
             Some(written::Sharing::Private) => Sharing::Private,
             Some(written::Sharing::Locked) => Sharing::Locked,
         },
-        from: (!mount.from.is_empty()).then_some(tree),
-        source: paths::clean(&mount.source),
+        from: seeded.then_some(tree),
+        source,
         readonly: mount.read_only,
-        mode: mount.mode.unwrap_or(0o755),
+        mode: mount.mode.unwrap_or(0o755) & PERMISSIONS,
         uid: mount.uid.unwrap_or(0),
         gid: mount.gid.unwrap_or(0),
     }
@@ -78,7 +90,7 @@ fn secret(mount: written::Mount, around: &Surroundings<'_>) -> Mount {
         file: mount.env.is_none() || !mount.target.is_empty(),
         env: mount.env,
         required: mount.required,
-        mode: mount.mode.unwrap_or(0o400),
+        mode: mount.mode.unwrap_or(0o400) & PERMISSIONS,
         uid: mount.uid.unwrap_or(0),
         gid: mount.gid.unwrap_or(0),
     };
@@ -97,7 +109,7 @@ fn ssh(mount: written::Mount, around: &Surroundings<'_>) -> Result<Mount, String
     let kind = MountKind::Ssh {
         id: if mount.id.is_empty() { "default".to_owned() } else { mount.id },
         required: mount.required,
-        mode: mount.mode.unwrap_or(0o600),
+        mode: mount.mode.unwrap_or(0o600) & PERMISSIONS,
         uid: mount.uid.unwrap_or(0),
         gid: mount.gid.unwrap_or(0),
     };
@@ -162,15 +174,17 @@ mod tests {
         );
         assert_eq!(
             check("TYPE=tmpfs,\"dst=$V,x\",size=1.5k"),
-            Ok(Mount { target: "/v,x".into(), kind: MountKind::Tmpfs { size: Some(1536) } })
+            Ok(Mount { target: "/v,x".into(), kind: MountKind::Tmpfs { size: Some(1536), readonly: false } })
         );
     }
 
     #[test]
     fn faults_have_buildkits_words() {
-        for (text, message) in
-            [("target=/", "invalid mount target \"/\""), ("type=ssh,source=b", "ssh does not support source")]
-        {
+        for (text, message) in [
+            ("target=/", "invalid mount target \"/\""),
+            ("type=ssh,source=b", "ssh does not support source"),
+            ("type=tmpfs,target=/t,source=b", "tmpfs mount \"/t\" is empty, so it has no source \"/b\""),
+        ] {
             assert_eq!(check(text), Err(message.to_owned()), "{text}");
         }
     }

@@ -32,6 +32,10 @@ impl StageFold<'_, '_> {
             return Err(here.at(device).fault("unsupported-device", text));
         }
         let command = self.command(run);
+        if command.argv.is_empty() {
+            let text = "failed to marshal LLB definition: arguments are required".to_owned();
+            return Err(here.site.fault("no-command", text));
+        }
         let mounts = self.mounts(here, run, reads)?;
         let network = self.network(here, run)?;
         let insecure = insecure(here, run)?;

@@ -13,6 +13,7 @@ mod reaching;
 mod registry;
 mod remote;
 mod rig;
+mod runs;
 mod sharing;
 mod single;
 mod store;

@@ -139,7 +139,9 @@ fn in_small_store(rig: &Rig, small: &std::path::Path, commands: &[&str]) -> Outp
         if rig.user().is_some() { rig.command(&[]).get_args().last().expect("binary").to_owned() } else { binary };
     let user = rig.user();
     if let Some(user) = user {
-        std::process::Command::new("chown").arg("-R").arg(user).arg(rig.path("")).status().expect("chown");
+        // Not the whole place: what lies outside the build is watched, down to the times of its inodes.
+        let owned = std::process::Command::new("chown").arg("-R").arg(user).args([small, &context]).status();
+        assert!(owned.expect("chown").success());
     }
     let script =
         format!("rbuild() {{ RBUILD_ROOT=$S/store {} \"$@\"; }}\n{}\n", binary.to_string_lossy(), commands.join("\n"));

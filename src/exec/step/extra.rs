@@ -11,10 +11,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{Changes, Depth, NO_DEVICES, OverlayParts, READ_ONLY, bind, fresh};
+use super::mounts::{Changes, Depth, INERT, NO_DEVICES, OverlayParts, READ_ONLY, Target, bind, fresh};
 use super::staging::Staging;
 use super::walk::{Missing, Rooted};
-use super::{During, Fault, Ground, Report, tell};
+use super::{During, Fault, Ground, Report, plain, tell};
 use crate::exec::{Mount, MountKind};
 
 /// Where and how mounts are made.
@@ -38,11 +38,12 @@ pub(super) fn mount(
 ) -> Result<(), Fault> {
     let Setting { ground, attributes: usual, socket } = setting;
     let Mount { target, kind } = mount;
+    let place = Place { target, what: name(kind) };
     match kind {
         MountKind::Bind { source, readonly } => {
             let source = open_host(source)?;
             let attributes = if *readonly { usual | READ_ONLY } else { usual };
-            show(root, target, &source, attributes)
+            show(root, place, &source, attributes)
         }
         MountKind::Stack { lowers, subpath, scratch } => {
             let merged = stack(staging, lowers, scratch.as_deref(), ground)?;
@@ -50,7 +51,7 @@ pub(super) fn mount(
                 .open(subpath, Missing::Fail)
                 .during(format!("open {subpath} in the mount's source"))?;
             let attributes = if scratch.is_some() { usual } else { usual | READ_ONLY };
-            show(root, target, &source, attributes)
+            show(root, place, &source, attributes)
         }
         MountKind::Discard { source, scratch } => {
             let opened = open_host(source)?;
@@ -59,9 +60,9 @@ pub(super) fn mount(
             } else {
                 copy_file(&opened, scratch)?
             };
-            show(root, target, &source, usual)
+            show(root, place, &source, usual)
         }
-        MountKind::Tmpfs { size, mode } => {
+        MountKind::Tmpfs { size, mode, readonly } => {
             let covered = root
                 .open(target, Missing::Fail)
                 .ok()
@@ -71,21 +72,22 @@ pub(super) fn mount(
             let size = size.map(|size| size.to_string());
             let mut options = vec![("mode", mode.as_str())];
             options.extend(size.as_deref().map(|size| ("size", size)));
-            let place = root.target(target, Missing::MountDirectory).during(format!("create mount point {target}"))?;
+            let place = place.find(root, Missing::MountDirectory)?;
             let attributes = usual | MountAttrFlags::MOUNT_ATTR_NOSUID;
+            let attributes = if *readonly { attributes | READ_ONLY } else { attributes };
             fresh("tmpfs", &options, attributes, &place).during(format!("mount tmpfs on {target}"))
         }
-        MountKind::File { content, mode, uid, gid } => {
+        MountKind::File { content, executable, mode, uid, gid } => {
             let file = staging.file(content, *mode, *uid, *gid)?;
-            let attributes = usual | READ_ONLY | MountAttrFlags::MOUNT_ATTR_NOSUID;
-            show(root, target, &file, attributes)
+            let attributes = if *executable { usual | MountAttrFlags::MOUNT_ATTR_NOSUID } else { INERT };
+            show(root, place, &file, attributes | READ_ONLY)
         }
         MountKind::Socket { mode, uid, gid, .. } => {
             // A socket of our own that rbuild connects to the host's: the host's may be open to its owner only, and agents
             // ask the kernel who it is that connects.
-            let (listener, place) = staging.socket(*mode, *uid, *gid)?;
+            let (listener, made) = staging.socket(*mode, *uid, *gid)?;
             tell(socket, &Report::Listener { mount: number }, &[listener.as_fd()]).during("hand over a socket")?;
-            show(root, target, &place, usual)
+            show(root, place, &made, usual)
         }
     }
 }
@@ -97,13 +99,45 @@ pub(super) fn tame_apt(root: &mut Rooted, staging: &mut Staging) -> Result<(), F
         return Ok(());
     }
     let file = staging.file(b"APT::Sandbox::User \"root\";\n", 0o644, 0, 0)?;
-    show(root, &format!("{directory}/zz-rbuild-one-id"), &file, READ_ONLY)
+    let target = format!("{directory}/zz-rbuild-one-id");
+    show(root, Place { target: &target, what: "file" }, &file, READ_ONLY)
 }
 
-fn show(root: &mut Rooted, target: &str, source: &OwnedFd, attributes: MountAttrFlags) -> Result<(), Fault> {
-    let missing = if is_directory(source)? { Missing::MountDirectory } else { Missing::MountFile };
-    let place = root.target(target, missing).during(format!("create mount point {target}"))?;
-    bind(source, &place, attributes, Depth::WithMountsBelow).during(format!("mount {target}"))
+/// What a mount is called in messages.
+fn name(kind: &MountKind) -> &'static str {
+    match kind {
+        MountKind::Bind { .. } | MountKind::Stack { .. } | MountKind::Discard { .. } => "bind",
+        MountKind::Tmpfs { .. } => "tmpfs",
+        MountKind::File { .. } => "file",
+        MountKind::Socket { .. } => "socket",
+    }
+}
+
+/// Where something is to be mounted, and what it is.
+#[derive(Clone, Copy, Debug)]
+struct Place<'a> {
+    target: &'a str,
+    what: &'static str,
+}
+
+impl Place<'_> {
+    /// The entry, made if there is none. That the image has something else on the way is the step's own fault.
+    fn find(self, root: &mut Rooted, missing: Missing) -> Result<Target, Fault> {
+        root.target(self.target, missing).map_err(|error| self.refused(&error))
+    }
+
+    fn refused(self, error: &io::Error) -> Fault {
+        Fault::Refused(format!("error mounting {:?} to rootfs at {:?}: {}", self.what, self.target, plain(error)))
+    }
+}
+
+fn show(root: &mut Rooted, place: Place<'_>, source: &OwnedFd, attributes: MountAttrFlags) -> Result<(), Fault> {
+    let directory = is_directory(source)?;
+    let target = place.find(root, if directory { Missing::MountDirectory } else { Missing::MountFile })?;
+    if directory != is_directory(&target.fd)? {
+        return Err(place.refused(&Errno::NOTDIR.into()));
+    }
+    bind(source, &target, attributes, Depth::WithMountsBelow).during(format!("mount {}", place.target))
 }
 
 fn is_directory(fd: &OwnedFd) -> Result<bool, Fault> {

@@ -2,8 +2,8 @@
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, configure_capability_in_ambient_set,
+    set_capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use super::{During, Fault, Ground};
@@ -65,12 +65,19 @@ pub(super) fn assume(process: &Process, ground: Ground, policy: Policy) -> Resul
         seccomp::install(&seccomp::program(policy)).during("install the system call filter")?;
     }
     if !ground.one_id {
+        set_keep_capabilities(true).during("keep capabilities")?;
         become_user(process)?;
     }
-    // A user other than root has none from here on, and gets those of a program with file capabilities from the bounding set.
-    if ground.one_id || process.uid == 0 {
-        let sets = CapabilitySets { effective: keep, permitted: keep, inheritable: CapabilitySet::empty() };
-        set_capabilities(None, sets).during("set capabilities")?;
+    // Of a user other than root exec takes them all away again (programs with file capabilities get theirs from the bounding
+    // set). Until then they are runc's: it finds and starts programs that only their owner may execute.
+    let inheritable = if process.insecure { keep } else { CapabilitySet::empty() };
+    set_capabilities(None, CapabilitySets { effective: keep, permitted: keep, inheritable })
+        .during("set capabilities")?;
+    if process.insecure {
+        // Whoever the user is.
+        for capability in keep {
+            configure_capability_in_ambient_set(capability, true).during("set ambient capabilities")?;
+        }
     }
     Ok(())
 }

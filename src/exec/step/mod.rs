@@ -62,6 +62,8 @@ pub(crate) enum Report {
     Ready { stubs: Stubs },
     /// Setting up failed.
     Setup { text: String },
+    /// What the step asked for does not fit its root.
+    Refused { text: String },
     /// The program cannot be executed.
     NotExecutable { text: String },
     /// The message carries the controlling end of the step's terminal.
@@ -81,6 +83,7 @@ wire_enum!(Report {
     3 => Listener { mount },
     4 => Ended { code, signal },
     5 => Terminal {},
+    6 => Refused { text },
 });
 
 /// Why the program was not started.
@@ -88,6 +91,8 @@ wire_enum!(Report {
 pub(crate) enum Fault {
     /// What was being done and why it failed.
     Setup(String),
+    /// What of the step's own wishes its root does not allow, and why, in the words of runc.
+    Refused(String),
     /// runc's words about the program.
     NotExecutable(String),
 }
@@ -101,6 +106,14 @@ impl<T, E: Into<io::Error>> During<T> for Result<T, E> {
     fn during(self, what: impl Display) -> Result<T, Fault> {
         self.map_err(|error| Fault::Setup(format!("{what}: {}", error.into())))
     }
+}
+
+/// The system's text in lower case and without its number, as Go prints it.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + letters.as_str())
 }
 
 /// What the launcher hands over besides the specification.
@@ -117,6 +130,7 @@ pub(crate) fn main(spec: &OwnedFd, handles: &Handles) -> ! {
     let attempt = std::panic::catch_unwind(|| read_spec(spec).and_then(|spec| run(&spec, handles)));
     let report = match attempt {
         Ok(Err(Fault::Setup(text))) => Report::Setup { text },
+        Ok(Err(Fault::Refused(text))) => Report::Refused { text },
         Ok(Err(Fault::NotExecutable(text))) => Report::NotExecutable { text },
         Ok(Ok(never)) => match never {},
         Err(_) => Report::Setup { text: "the sandbox's own process panicked".to_owned() },
@@ -141,7 +155,8 @@ fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
 
 fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault> {
     let Spec { root, process, ground, terminal } = spec;
-    let null = openat(CWD, "/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).during("open /dev/null")?;
+    let (nothing, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during("make a pipe")?;
+    drop(writer);
     rustix::process::umask(Mode::empty());
     let cwd = if ground.mounts {
         prepare(root, process, *ground, &handles.socket)?
@@ -153,17 +168,17 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     let terminal = if *terminal && ground.mounts { Some(open_terminal(process, &handles.socket)?) } else { None };
     let streams = match process.stdio {
         Stdio::Captured => {
-            for stream in &handles.streams {
+            for stream in handles.streams.iter().chain([&nothing]) {
                 // Its owner may open /dev/stdout again, so the pipe must be the user's.
                 let _refused = fchown(stream, Some(Uid::from_raw(process.uid)), Some(Gid::from_raw(process.gid)));
             }
-            [Some(&null), handles.streams.first(), handles.streams.get(1)]
+            [Some(&nothing), handles.streams.first(), handles.streams.get(1)]
         }
         Stdio::Inherited if terminal.is_some() => [terminal.as_ref(); 3],
         Stdio::Inherited => [handles.streams.first(), handles.streams.get(1), handles.streams.get(2)],
     };
     for (number, stream) in (0..).zip(streams) {
-        kernel::become_stream(stream.unwrap_or(&null).as_fd(), number).during("set up the standard streams")?;
+        kernel::become_stream(stream.unwrap_or(&nothing).as_fd(), number).during("set up the standard streams")?;
     }
     if process.stdio == Stdio::Inherited && rustix::termios::isatty(rustix::stdio::stdin()) {
         // For job control and ^C; a terminal that is another session's stays with it.
@@ -243,10 +258,11 @@ fn confine(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> 
 
 fn working_directory(root: &mut Rooted, process: &Process) -> Result<OwnedFd, Fault> {
     let missing = Missing::Directory(process.uid, process.gid);
-    let cwd = root.open(&process.cwd, missing).during(format!("mkdir {}", process.cwd))?;
+    let refused = |error: &io::Error| Fault::Refused(format!("mkdir {}: {}", process.cwd, plain(error)));
+    let cwd = root.open(&process.cwd, missing).map_err(|error| refused(&error))?;
     let stat = fstat(&cwd).during(format!("stat {}", process.cwd))?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory {
-        return Err(Fault::Setup(format!("chdir to cwd ({:?}): not a directory", process.cwd)));
+        return Err(refused(&rustix::io::Errno::NOTDIR.into()));
     }
     Ok(cwd)
 }

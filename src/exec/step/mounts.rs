@@ -89,6 +89,8 @@ pub(super) fn fresh(
 
 fn fresh_detached(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> io::Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What `df` and `mount` call it; the older interface takes the kind for a name.
+    let _unnamed = fsconfig_set_string(&context, "source", kind);
     for (key, value) in options {
         let result = if value.is_empty() {
             fsconfig_set_flag(&context, *key)
@@ -255,6 +257,7 @@ impl OverlayParts {
 
     fn detached(&self, user_xattrs: bool, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let _unnamed = fsconfig_set_string(&context, "source", "overlay");
         let set = |key: &str, fd: &OwnedFd| -> io::Result<()> {
             fsconfig_set_string(&context, key, fd_path(fd)).map_err(|errno| explain(&context, errno))
         };

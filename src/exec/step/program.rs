@@ -1,13 +1,13 @@
 //! Finding and starting the program; the faults are worded as runc words them.
 
 use std::ffi::CString;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, accessat, stat};
 use rustix::io::Errno;
 
-use super::{During, Fault};
+use super::{During, Fault, plain};
 use crate::exec::{Process, kernel};
 
 /// Becomes the program.
@@ -16,7 +16,13 @@ pub(super) fn execute(process: &Process) -> Result<std::convert::Infallible, Fau
     let search = process.env.iter().rev().find(|(key, _)| key == "PATH").map_or("", |(_, value)| value.as_str());
     let path = find(name, search)?;
     let strings = |texts: &mut dyn Iterator<Item = String>| -> Result<Vec<CString>, Fault> {
-        texts.map(|text| CString::new(text).during("argument or variable with a zero byte")).collect()
+        let whole = |text: String| {
+            let start = text.split('\0').next().unwrap_or_default().to_owned();
+            let what = start.split_once('=').map_or(start.as_str(), |(name, _)| name);
+            let refused = format!("argument or environment variable can't contain null(\\x00): {what:?}");
+            CString::new(text).map_err(|_| Fault::Refused(refused))
+        };
+        texts.map(whole).collect()
     };
     if is_rbuild(&path) {
         return Err(Fault::NotExecutable(format!("exec: {name:?}: leads to rbuild itself")));
@@ -42,6 +48,10 @@ fn find(name: &str, search: &str) -> Result<String, Fault> {
         let directory = if directory.is_empty() { "." } else { directory };
         let path = Path::new(directory).join(name).to_string_lossy().into_owned();
         if check(&path).is_ok() {
+            if !path.starts_with('/') {
+                let text = format!("exec: {name:?}: cannot run executable found relative to current directory");
+                return Err(Fault::NotExecutable(text));
+            }
             return Ok(path);
         }
     }
@@ -83,12 +93,4 @@ fn is_rbuild(path: &str) -> bool {
         path = next;
     }
     false
-}
-
-/// The system's text in lower case and without its number, as Go prints it.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + letters.as_str())
 }

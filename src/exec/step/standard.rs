@@ -35,13 +35,25 @@ pub(crate) const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// Name and what it points to.
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
+];
+
+/// What /dev/core points to, on kernels that have it.
+const KERNEL_MEMORY: &str = "/proc/kcore";
+
+/// What an insecure step sees besides.
+const MORE_DEVICES: [(&str, u32, u32); 6] = [
+    ("kmsg", 1, 11),
+    ("cuse", 10, 203),
+    ("fuse", 10, 229),
+    ("kvm", 10, 232),
+    ("net/tun", 10, 200),
+    ("loop-control", 10, 237),
 ];
 
 /// Loop devices that an insecure step sees.
@@ -133,14 +145,19 @@ fn mount_dev(root: &mut Rooted, staging: &mut Staging, process: &Process, ground
         device(&dev, staging, usual, ground)?;
     }
     if process.insecure && !ground.user_namespace {
-        let (kind, number) = (FileType::CharacterDevice, (10, 237));
-        device(&dev, staging, Device { name: "loop-control", kind, mode: 0o660, number }, ground)?;
+        mkdirat(&dev, "net", Mode::from_raw_mode(0o755)).during("make /dev/net")?;
+        for (name, major, minor) in MORE_DEVICES {
+            let (kind, number) = (FileType::CharacterDevice, (major, minor));
+            device(&dev, staging, Device { name, kind, mode: 0o666, number }, ground)?;
+        }
         for number in 0..LOOP_DEVICES {
             let (name, kind) = (format!("loop{number}"), FileType::BlockDevice);
-            device(&dev, staging, Device { name: &name, kind, mode: 0o660, number: (7, number) }, ground)?;
+            device(&dev, staging, Device { name: &name, kind, mode: 0o666, number: (7, number) }, ground)?;
         }
     }
-    for (name, text) in LINKS {
+    let kernel_memory = ("core", KERNEL_MEMORY);
+    let shown = rustix::fs::access(KERNEL_MEMORY, rustix::fs::Access::EXISTS).is_ok();
+    for (name, text) in LINKS.into_iter().chain(shown.then_some(kernel_memory)) {
         symlinkat(text, &dev, name).during(format!("link /dev/{name}"))?;
     }
     let size = process.shm_size.unwrap_or(DEFAULT_SHM).to_string();
@@ -149,7 +166,9 @@ fn mount_dev(root: &mut Rooted, staging: &mut Staging, process: &Process, ground
         pts.push(("gid", TTY_GROUP));
     }
     below(&dev, "pts", |target| fresh("devpts", &pts, quiet, target))?;
-    below(&dev, "shm", |target| fresh("tmpfs", &[("mode", "1777"), ("size", &size)], INERT, target))?;
+    // One of a size that was asked for is BuildKit's mount, which lets programs be executed.
+    let shared = if process.shm_size.is_some() { nodes | MountAttrFlags::MOUNT_ATTR_NOSUID } else { INERT };
+    below(&dev, "shm", |target| fresh("tmpfs", &[("mode", "1777"), ("size", &size)], shared, target))?;
     // Absent from kernels built without it; nothing that is built needs it.
     let _missing = below(&dev, "mqueue", |target| fresh("mqueue", &[], INERT, target));
     Ok(())

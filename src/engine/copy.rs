@@ -12,7 +12,7 @@ use rbuild_cache::{Kind as ObjectKind, Scratch, ScratchReader};
 
 use super::elsewhere::Need;
 use super::explain::{Listed, Listing};
-use super::record::{Facts, ROOT, StepLayer};
+use super::record::{Facts, ROOT, StepLayer, Times};
 use super::root_tree::RootTree;
 use super::step::{Job, Work};
 use super::{Engine, StepError};
@@ -25,6 +25,7 @@ use crate::layers::{self, LayerError};
 use crate::plan::graph::{Copy, CopySource, From, GitSource};
 use crate::plan::key;
 use crate::tar::entry::{Entry, Kind, Meta};
+use crate::transfer::select::Match;
 use crate::transfer::{self, Planned, Selection, Source, TransferError, Tree};
 
 /// A tree that workers can share.
@@ -213,11 +214,12 @@ impl Work for CopyWork<'_> {
     fn make(&self, job: &Job<'_>, prepared: Prepared) -> Result<StepLayer, StepError> {
         let owned: Arc<[Owned]> = self.sources(job)?.into();
         let (destination, spool) = (prepared.destination, prepared.spool);
+        let times = chosen_times(&prepared.entries, &owned);
         let entries = prepared.entries.into_iter().map(|planned| {
             let content = content(&planned, &owned, &destination, spool.as_ref());
             (planned.entry, content)
         });
-        write(job.engine, entries)
+        Ok(StepLayer { times, ..write(job.engine, entries)? })
     }
 }
 
@@ -231,7 +233,17 @@ pub(super) fn write(
         changed @ LayerError::ContextChanged(_) => StepError::refused(changed.to_string()),
         other => StepError::world("write the layer", &other),
     })?;
-    Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id })
+    Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id, times: None })
+}
+
+/// The times that archives and servers give to what they hold. Those of files that are copied do not count, as in the key.
+fn chosen_times(entries: &[Planned], sources: &[Owned]) -> Option<Times> {
+    let chosen = entries.iter().filter(|planned| match &planned.content {
+        transfer::Content::Spooled(_) => true,
+        transfer::Content::Source { index, .. } => matches!(sources[*index], Owned::Download { .. }),
+        transfer::Content::None | transfer::Content::Destination(_) => false,
+    });
+    Times::of(chosen.map(|planned| &planned.entry), |_| true)
 }
 
 fn content(
@@ -406,9 +418,22 @@ pub(super) fn select_one(job: &Job<'_>, from: &From, path: &str) -> Result<Selec
         let source = Source::Path { tree: tree.as_ref(), path, unpack: false, label: &label };
         transfer::select(&op, 0, &source).map_err(refused)?
     };
-    let digest = selection.digest.to_string();
+    let mut digest = selection.digest.to_string();
+    if let Some(Match { top, .. }) = selection.matches.first().filter(|found| shows_itself(found)) {
+        // COPY leaves the directory itself behind, a mount shows it.
+        let itself = transfer::Fact::Directory(Some(top.entry.meta.clone()));
+        let mut facts = Facts::default();
+        facts.push("directory", itself.to_string());
+        facts.push("files in it", digest);
+        digest = facts.hash("mounted").to_string();
+    }
     let listing = listing(&selection).map(|files| (digest.clone(), files));
     Ok(Selected { digest, listing, selection, tree })
+}
+
+/// Whether owner and mode of what is mounted are to be seen: not of a file, which is in the digest, nor of a whole root.
+fn shows_itself(found: &Match) -> bool {
+    found.top.is_dir() && !found.top.entry.path.is_root()
 }
 
 impl Selected {
@@ -417,16 +442,27 @@ impl Selected {
         self.selection.matches.first().map(|found| &found.top.entry.meta)
     }
 
-    /// Where the selected thing lies in [`layer_of`]'s layer: a directory's content is the root, a file has its own name.
+    /// The directory of [`layer_of`]'s layer that a cache mount begins as.
+    pub(super) fn seed_in_layer(&self) -> &'static str {
+        let shown = self.selection.matches.first().is_some_and(shows_itself);
+        if shown { MOUNTED } else { "" }
+    }
+
+    /// Where the selected thing lies in [`layer_of`]'s layer: a whole tree is the root, a directory has a name for all of them, a
+    /// file its own.
     pub(super) fn path_in_layer(&self) -> String {
         match self.selection.matches.first() {
             Some(found) if !found.top.is_dir() => format!("/{}", String::from_utf8_lossy(&found.name)),
+            Some(found) if shows_itself(found) => format!("/{MOUNTED}"),
             Some(_) | None => "/".to_owned(),
         }
     }
 }
 
-/// A layer with the selected files at its root; made once for each digest.
+/// What a mounted directory is called in its layer.
+const MOUNTED: &str = "mounted";
+
+/// A layer with what was selected; made once for each digest.
 pub(super) fn layer_of(job: &Job<'_>, selected: &Selected) -> Result<LayerId, StepError> {
     let engine = job.engine;
     let alias = format!("mount-{}", selected.digest);
@@ -435,7 +471,11 @@ pub(super) fn layer_of(job: &Job<'_>, selected: &Selected) -> Result<LayerId, St
     if let Some(id) = known.filter(|id| engine.usable(id)) {
         return Ok(id);
     }
-    let op = Copy::plain(From::Scratch, "/");
+    let shown = selected.selection.matches.first().filter(|found| shows_itself(found));
+    let mut op = Copy::plain(From::Scratch, "/");
+    if shown.is_some() {
+        op.destination = format!("/{MOUNTED}");
+    }
     let source = Source::Path { tree: selected.tree.as_ref(), path: "/", unpack: false, label: "mount" };
     let selections = vec![selected.selection.clone()];
     let copied =
@@ -447,7 +487,11 @@ pub(super) fn layer_of(job: &Job<'_>, selected: &Selected) -> Result<LayerId, St
         label: "mount".to_owned(),
     }]);
     let destination: SharedTree = Arc::new(transfer::forest::EMPTY);
-    let entries = copied.entries.into_iter().map(|planned| {
+    let top = shown.map(|found| found.top.entry.meta.clone());
+    let entries = copied.entries.into_iter().map(|mut planned| {
+        if let Some(meta) = top.as_ref().filter(|_| planned.entry.path.as_bytes() == MOUNTED.as_bytes()) {
+            planned.entry.meta = meta.clone();
+        }
         let content = content(&planned, &owned, &destination, None);
         (planned.entry, content)
     });

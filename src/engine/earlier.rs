@@ -1,7 +1,8 @@
 //! Earlier records of the same place in the same Dockerfile: what `explain` compares with and the scheduler guesses from.
 //!
-//! Each step has two *places*: its ordinal in the stage and its text, both within one project (Dockerfile and context). A place
-//! is a small file listing the last keys seen there. Losing one costs an explanation, never a result.
+//! Each step has three *places*: its ordinal in the stage and its text, both within one project (Dockerfile and context), and its
+//! text alone, for the same project in another directory (CI checks out where it likes). A place is a small file listing the
+//! last keys seen there. Losing one costs an explanation, never a result.
 
 use std::time::Duration;
 
@@ -35,16 +36,21 @@ pub(super) fn record(engine: &Engine<'_>, key: StepKey) -> Option<StepRecord> {
     serde_json::from_slice(&bytes).ok()
 }
 
-fn places(engine: &Engine<'_>, plan: &Plan, id: StepId) -> [String; 2] {
+fn places(engine: &Engine<'_>, plan: &Plan, id: StepId) -> [String; 3] {
     let step = &plan.steps[id];
     let ordinal =
         plan.steps.node_indices().take_while(|n| *n != id).filter(|n| plan.steps[*n].stage == step.stage).count();
-    let name = |what: &str, value: &str| {
+    let name = |project: &str, stage: &str, what: &str, value: &str| {
         let mut hasher = KeyHasher::new("place", KEY_VERSION);
-        hasher.text(&engine.options.project).text(&step.platform).text(&step.stage).text(what).text(value);
+        hasher.text(project).text(&step.platform).text(stage).text(what).text(value);
         format!("place-{}", hasher.finish())
     };
-    [name("ordinal", &ordinal.to_string()), name("text", plain_name(&step.name))]
+    let (project, text) = (engine.options.project.as_str(), plain_name(&step.name));
+    [
+        name(project, &step.stage, "ordinal", &ordinal.to_string()),
+        name(project, &step.stage, "text", text),
+        name("", "", "text anywhere", text),
+    ]
 }
 
 fn keys_at(engine: &Engine<'_>, place: &str) -> Place {
@@ -73,17 +79,18 @@ pub(super) fn why(job: &Job<'_>, facts: &Facts, key: StepKey) -> MissReason {
     if job.step.no_cache {
         return MissReason::Forced;
     }
-    if record(job.engine, key).is_some() {
+    let [ordinal, text, anywhere] =
+        places(job.engine, job.plan, job.id).map(|place| keys_at(job.engine, &place).0.into_iter().rev().collect());
+    let here: Vec<StepKey> = [ordinal, text].concat();
+    let anywhere: Vec<StepKey> = anywhere;
+    if record(job.engine, key).is_some() || here.contains(&key) || anywhere.contains(&key) {
         return MissReason::ResultGone;
     }
+    let nearest = |records: &mut dyn Iterator<Item = StepRecord>| records.min_by_key(|r| distance(&r.facts, facts));
+    let of = |keys: Vec<StepKey>| keys.into_iter().filter_map(|k| record(job.engine, k));
     let text = plain_name(&job.step.name);
     let elsewhere = job.engine.elsewhere.known().records.values().filter(|r| r.step == text).cloned();
-    let nearest = places(job.engine, job.plan, job.id)
-        .iter()
-        .flat_map(|place| keys_at(job.engine, place).0.into_iter().rev())
-        .filter_map(|k| record(job.engine, k))
-        .chain(elsewhere)
-        .min_by_key(|r| distance(&r.facts, facts));
+    let nearest = nearest(&mut of(here)).or_else(|| nearest(&mut of(anywhere).chain(elsewhere)));
     let Some(nearest) = nearest else { return MissReason::FirstBuild };
     let reason = difference(&nearest.facts, facts, &|value| listing(job.engine, value));
     match (reason, job.step.parent) {

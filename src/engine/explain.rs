@@ -65,9 +65,11 @@ impl fmt::Display for MissReason {
         match self {
             Self::FirstBuild => write!(f, "never built before on this store"),
             Self::Forced => write!(f, "the cache was switched off for it"),
+            Self::Changed { input, before, after } if hidden(before) && hidden(after) => write!(f, "{input} changed"),
             Self::Changed { input, before, after } => {
                 write!(f, "{input} changed: {} -> {}", short(before), short(after))
             }
+            Self::Added { input, value } if hidden(value) => write!(f, "{input} is new"),
             Self::Added { input, value } => write!(f, "{input} is new: {}", short(value)),
             Self::Removed { input } => write!(f, "{input} is gone"),
             Self::Files { input, changes, more } => {
@@ -78,6 +80,12 @@ impl fmt::Display for MissReason {
             Self::ResultGone => write!(f, "its earlier result is no longer in the store"),
         }
     }
+}
+
+/// Whether a value is only known by its digest, which tells people nothing.
+fn hidden(value: &str) -> bool {
+    let hex = value.strip_prefix("blake3:").unwrap_or(value);
+    hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Shortens a value to what fits in a line.

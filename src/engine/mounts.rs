@@ -63,8 +63,8 @@ pub(super) fn any_from_steps(op: &Run) -> bool {
 pub(super) fn whole_inputs(job: &Job<'_>, op: &Run, facts: &mut Facts) -> Result<(), StepError> {
     for mount in &op.mounts {
         match source(&mount.kind) {
-            Some((From::Step(id), _)) => {
-                facts.push(format!("mount {}", mount.target), job.stack_of(&From::Step(*id)).identity());
+            Some((from @ From::Step(_), path)) => {
+                facts.push(format!("mount {}", mount.target), format!("{path} of {}", job.stack_of(from).identity()));
             }
             Some((from @ From::Context(_), path)) => {
                 let selected = copy::select_one(job, from, path)?;
@@ -82,9 +82,13 @@ pub(super) fn read_inputs(job: &Job<'_>, op: &Run, facts: &mut Facts) -> Result<
     for (index, mount) in op.mounts.iter().enumerate() {
         let Some((from, path)) = source(&mount.kind) else { continue };
         let selected = copy::select_one(job, from, path)?;
-        if matches!(mount.kind, MountKind::Bind { .. }) {
-            facts.push(format!("files mounted at {}", mount.target), selected.digest.clone());
-        }
+        let what = match mount.kind {
+            MountKind::Cache { .. } => "files the cache begins with at",
+            MountKind::Bind { .. } | MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => {
+                "files mounted at"
+            }
+        };
+        facts.push(format!("{what} {}", mount.target), selected.digest.clone());
         inputs.insert(index, selected);
     }
     Ok(inputs)
@@ -371,7 +375,7 @@ fn fill(engine: &Engine<'_>, dir: &Path, seed: Option<(LayerId, &Selected)>, own
     let (mode, uid, gid) = match seed {
         Some((layer, selected)) => {
             let tree = engine.layers.tree(&layer).map_err(io::Error::other)?;
-            engine.seeds.replace(&tree, dir)?;
+            engine.seeds.replace(&tree.join(selected.seed_in_layer()), dir)?;
             selected.top().map_or((0o755, 0, 0), |meta| (meta.mode, meta.uid, meta.gid))
         }
         None => owner,

@@ -5,11 +5,17 @@
 use rbuild_cache::digest::{Blake3, DiffId, KeyHasher, LayerId, StepKey, TreeId};
 use serde::{Deserialize, Serialize};
 
+use crate::tar::entry::Entry;
+
 /// Version of the key encoding; a change makes every earlier record unreachable.
-pub const KEY_VERSION: u32 = 1;
+pub const KEY_VERSION: u32 = 2;
 
 /// The name of the fact that stands for all layers below a step.
 pub const ROOT: &str = "the root it starts from";
+
+/// The fact of RUNs where owners cannot be kept.
+const OWNERS: &str = "owners";
+const FLATTENED: &str = "flattened";
 
 /// One readable input of a key: what it is called and its value (or a digest of it, where the value may be secret or long).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +50,16 @@ impl Facts {
         }
         hasher.finish()
     }
+    /// Notes that owners are all one where the step is done.
+    pub fn push_flattened(&mut self) {
+        self.push(OWNERS, FLATTENED);
+    }
+    /// The same step where owners are kept, if these are of one where they are not: its result serves here, too.
+    pub fn unflattened(&self) -> Option<Self> {
+        let kept: Vec<Fact> =
+            self.0.iter().filter(|f| (f.name.as_str(), f.value.as_str()) != (OWNERS, FLATTENED)).cloned().collect();
+        (kept.len() < self.0.len()).then_some(Self(kept))
+    }
     /// As the name of a record.
     pub fn step_key(&self) -> StepKey {
         StepKey(self.hash("step"))
@@ -63,6 +79,43 @@ pub struct StepLayer {
     pub tree: TreeId,
     /// The digest of its uncompressed tar.
     pub diff_id: DiffId,
+    /// The modification times in it that somebody chose; `None` if nobody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<Times>,
+}
+
+impl StepLayer {
+    /// Whether a later step sees the same: files and chosen times.
+    pub fn means(&self, other: &Self) -> bool {
+        self.tree == other.tree && self.times == other.times
+    }
+}
+
+/// Modification times that a step chose, as one digest: `touch -d`, what an archive says, `Last-Modified`.
+///
+/// A [`TreeId`] has no times, for most of them say only when a step was run, and it should not matter that it was run again.
+/// A chosen time is something else: a later step may read it, so it belongs to what the layer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Times(Blake3);
+
+impl Times {
+    /// Those among the entries of a layer that `chosen` tells to be. Directories do not count: theirs change with every name
+    /// that comes or goes.
+    pub fn of<'a>(entries: impl Iterator<Item = &'a Entry>, chosen: impl Fn(&Entry) -> bool) -> Option<Self> {
+        let mut hasher = KeyHasher::new("chosen-times", KEY_VERSION);
+        let mut any = false;
+        for entry in entries.filter(|entry| !entry.is_dir() && chosen(entry)) {
+            any = true;
+            hasher.field(entry.path.as_bytes()).text(&entry.meta.mtime.to_string());
+        }
+        any.then(|| Self(hasher.finish()))
+    }
+}
+
+impl std::fmt::Display for Times {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
 }
 
 /// A step's record.

@@ -3,12 +3,13 @@
 //! Knows how a plan's Run maps to a [`Process`]; mounts are prepared in `mounts`, files read through views.
 
 use std::io::Read as _;
+use std::path::Path;
 
 use super::StepError;
 use super::elsewhere::Need;
 use super::explain::Listing;
 use super::mounts::{self, MountInputs};
-use super::record::{Facts, ROOT, StepLayer};
+use super::record::{Facts, ROOT, StepLayer, Times};
 use super::step::{Job, Work};
 use crate::event::{Stream, Vertex};
 use crate::exec::{Process, Root, Stdio};
@@ -34,7 +35,7 @@ impl RunWork<'_> {
         }
         facts.push("platform", job.step.platform.clone());
         if job.engine.options.flattened {
-            facts.push("owners", "flattened");
+            facts.push_flattened();
         }
         facts
     }
@@ -107,11 +108,13 @@ impl Work for RunWork<'_> {
         let root =
             engine.snapshots.prepare(&lowers, scratch.path()).map_err(|e| StepError::world("prepare the root", &e))?;
         let vertex = job.vertex;
+        let begun = file_time(&scratch.path().join("begun"))?;
         let exit = engine
             .executor
             .run(&root, &process, &mut |stream, data| vertex.log(stream, data), engine.cancel)
             .map_err(|e| exec_error(e, op, vertex))?;
         drop(slot);
+        let ended = file_time(&scratch.path().join("ended"))?;
         if exit.out_of_memory && exit.code != 0 {
             vertex.log(Stream::Stderr, format!("killed: out of memory (exit code: {})\n", exit.code).as_bytes());
             return Err(failed(op, "cannot allocate memory"));
@@ -126,8 +129,18 @@ impl Work for RunWork<'_> {
         .map_err(|e| StepError::world("make a layer of what changed", &e))?;
         // What a RUN writes is not known before: the ceiling is enforced after it.
         drop(engine.store.reserve(0).map_err(|e| StepError::world("keep the store below its limit", &e))?);
-        Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id })
+        let index = engine.layers.index(&record.id).map_err(|e| StepError::world("read the layer", &e))?;
+        // What was written by the process as it went along has a time of the run; any other was chosen.
+        let times = Times::of(index.entries().iter(), |entry| !(begun..=ended).contains(&entry.meta.mtime));
+        Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id, times })
     }
+}
+
+/// The time now, in seconds, by the clock that files in the store get theirs from.
+fn file_time(marker: &Path) -> Result<i64, StepError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let made = fs_err::File::create(marker).and_then(|file| file.metadata());
+    Ok(made.map_err(|e| StepError::world("tell the time", &e))?.mtime())
 }
 
 /// `process "…" did not complete successfully`.

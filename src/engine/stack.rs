@@ -24,11 +24,12 @@ pub enum StackLayer {
 }
 
 impl StackLayer {
-    /// What stands for it in a key: a base layer's diffID, a built layer's tree.
+    /// What stands for it in a key: a base layer's diffID, a built layer's tree and the times somebody chose.
     pub fn identity(&self) -> String {
         match self {
             Self::Base { base, index } => base.diff_ids[*index].to_string(),
-            Self::Built(layer) => format!("tree:{}", layer.tree),
+            Self::Built(StepLayer { tree, times: None, .. }) => format!("tree:{tree}"),
+            Self::Built(StepLayer { tree, times: Some(times), .. }) => format!("tree:{tree} times:{times}"),
         }
     }
     /// The digest of its uncompressed tar.
@@ -87,6 +88,8 @@ impl Stack {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::record::Times;
+    use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
     use rbuild_cache::digest::{Blake3, LayerId, Sha256, TreeId};
 
     #[test]
@@ -95,6 +98,7 @@ mod tests {
             id: LayerId(Blake3::of(id)),
             tree: TreeId(Blake3::of(tree)),
             diff_id: DiffId(Sha256::of(id)),
+            times: None,
         };
         let one = Stack::default().with(layer(b"1", b"t"));
         let other_times = Stack::default().with(layer(b"2", b"t"));
@@ -102,5 +106,15 @@ mod tests {
         assert_eq!(one.identity(), other_times.identity());
         assert_ne!(one.identity(), other_files.identity());
         assert_ne!(one.identity(), Stack::default().identity());
+        let at = |mtime| {
+            let meta = Meta { mtime, ..Meta::default() };
+            let kind = Kind::File { size: 0, content: Blake3::of(b"") };
+            let entry = Entry { path: LayerPath::clean("f"), kind, meta };
+            StepLayer { times: Times::of([&entry].into_iter(), |_| true), ..layer(b"1", b"t") }
+        };
+        let chosen = |mtime| Stack::default().with(at(mtime)).identity();
+        assert_eq!(chosen(1), chosen(1));
+        assert_ne!(chosen(1), chosen(2));
+        assert_ne!(chosen(1), one.identity());
     }
 }

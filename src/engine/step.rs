@@ -126,11 +126,13 @@ impl Job<'_> {
         }
         let (facts, prepared) = work.exact(self)?;
         let key = facts.step_key();
-        if let Some(record) = self.taken(key, cheap.as_deref())? {
+        let keys: Vec<StepKey> =
+            std::iter::once(key).chain(facts.unflattened().map(|facts| facts.step_key())).collect();
+        if let Some((key, record)) = self.taken(&keys, cheap.as_deref())? {
             return Ok(Memoized::taken(key, cheap, record));
         }
         let _lock = self.lock(key)?;
-        if let Some(record) = self.taken(key, cheap.as_deref())? {
+        if let Some((key, record)) = self.taken(&keys, cheap.as_deref())? {
             return Ok(Memoized::taken(key, cheap, record));
         }
         for (digest, listing) in work.listings(&prepared) {
@@ -144,10 +146,10 @@ impl Job<'_> {
         let begun = Instant::now();
         let (mut layer, mut created) = (work.make(self, prepared)?, self.engine.options.now);
         if let Some(older) = self.hit(key)
-            && older.layer.tree == layer.tree
+            && older.layer.means(&layer)
             && self.engine.usable(&older.layer.id)
         {
-            // Early cut-off: the same files as before, so the older layer stays and with it times and digests.
+            // Early cut-off: the same files (and chosen times) as before, so the older layer stays and with it times and digests.
             (layer, created) = (older.layer, older.created);
         }
         let record = StepRecord {
@@ -167,17 +169,17 @@ impl Job<'_> {
         Ok(Memoized { memo: Memo { key, alias: cheap, record }, reason: Some(reason) })
     }
 
-    /// The recorded layer under `key`, with the alias pointing at it from now on.
-    fn taken(&self, key: StepKey, alias: Option<&str>) -> Result<Option<StepRecord>, StepError> {
+    /// The recorded layer under the first of some keys that has one, with the alias pointing at it from now on.
+    fn taken(&self, keys: &[StepKey], alias: Option<&str>) -> Result<Option<(StepKey, StepRecord)>, StepError> {
         if self.step.no_cache {
             return Ok(None);
         }
-        let Some(record) = self.hit(key) else { return Ok(None) };
+        let Some((key, record)) = keys.iter().find_map(|key| Some((*key, self.hit(*key)?))) else { return Ok(None) };
         if let Some(alias) = alias {
             self.put(Kind::Alias, alias, key.to_string().as_bytes())?;
         }
         earlier::remember(self, key)?;
-        Ok(Some(record))
+        Ok(Some((key, record)))
     }
 
     /// The record under `key` if its layer can still be had. A damaged record counts as none. One from elsewhere is kept, so

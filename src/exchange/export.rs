@@ -187,7 +187,7 @@ impl Exports {
         match self.layers.diff_dirs(&dir, &[]) {
             Ok(Record { id, tree_id, diff_id, .. }) => {
                 vertex.done_part(line);
-                Ok(Some(StepLayer { id, tree: tree_id, diff_id }))
+                Ok(Some(StepLayer { id, tree: tree_id, diff_id, times: None }))
             }
             Err(LayerError::Cancelled(cancelled)) => Err(cancelled.into()),
             Err(error) => {
@@ -324,7 +324,7 @@ fn chosen(results: &Results, target: &Target) -> BTreeMap<StepKey, Arc<Memo>> {
             Extent::Max => true,
         };
         // Only what processes made is without its owners.
-        let flattened = memo.record.facts.0.iter().any(|fact| fact.name == "owners" && fact.value == "flattened");
+        let flattened = memo.record.facts.unflattened().is_some();
         in_extent && (target.flattened || !flattened)
     };
     results.steps.iter().filter(wanted).map(|memo| (memo.key, memo.clone())).collect()

@@ -282,10 +282,10 @@ impl Imported {
         listed
     }
 
-    /// A layer that is offered, as results name it.
+    /// The content of a cache mount that is offered, as results name layers.
     pub(super) fn layer_of(&self, id: LayerId) -> Option<StepLayer> {
         let CachedLayer { tree, diff_id, .. } = self.offers(&id).into_iter().next()?.layer;
-        Some(StepLayer { id, tree, diff_id })
+        Some(StepLayer { id, tree, diff_id, times: None })
     }
 
     /// Whoever has a layer and did not fail to give it.

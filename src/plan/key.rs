@@ -15,7 +15,7 @@ use crate::plan::graph::{
 use crate::plan::paths;
 
 /// Changes whenever the facts of an unchanged step do.
-pub const KEY_VERSION: u32 = 1;
+pub const KEY_VERSION: u32 = 2;
 
 /// Facts by name, in the order in which they are hashed. Names are unique.
 pub type Facts = Vec<(String, String)>;
@@ -76,8 +76,11 @@ fn of_run(run: &Run, platform: &str) -> Facts {
         facts.push(fact("script", of_inline(script)));
     }
     for (name, value) in &run.env {
-        let value = if run.args.contains(name) { digest(value.as_bytes()) } else { value.clone() };
-        facts.push(fact(format!("env {name}"), value));
+        facts.push(if run.args.contains(name) {
+            fact(format!("ARG {name}"), digest(value.as_bytes()))
+        } else {
+            fact(format!("ENV {name}"), value)
+        });
     }
     for (n, (name, _)) in run.add_hosts.iter().enumerate() {
         facts.push(fact(format!("extra host {}", n + 1), name));

@@ -42,7 +42,9 @@ impl fmt::Display for Fact {
             Self::Directory(Some(meta)) => {
                 write!(f, "directory {:04o} {}:{}", meta.mode, meta.uid, meta.gid)?;
                 let mut xattrs = meta.xattrs.iter();
-                xattrs.try_for_each(|(name, value)| write!(f, " {}={}", name.escape_ascii(), value.escape_ascii()))
+                xattrs.try_for_each(|(name, value)| {
+                    write!(f, " \"{}\"=\"{}\"", name.escape_ascii(), value.escape_ascii())
+                })
             }
             Self::Symlink(target) => write!(f, "symlink to {}", target.escape_ascii()),
             Self::Other => f.write_str("file"),
@@ -143,11 +145,13 @@ impl<'a> Recorder<'a> {
     /// A file that becomes part of the layer by another name.
     pub(super) fn file(&self, path: &LayerPath) -> Result<Option<Node>, TreeError> {
         let node = self.tree.lookup(path)?;
-        if let Some(Node { entry, .. }) = &node
-            && let Kind::File { content, .. } = &entry.kind
-        {
+        if let Some(Node { entry, .. }) = &node {
             let mut hasher = KeyHasher::new("linked-file", FACTS_VERSION);
-            hash_meta(hasher.field(&content.0), &entry.meta);
+            match &entry.kind {
+                Kind::File { content, .. } => hasher.field(&content.0),
+                special => hasher.text(&format!("{special:?}")),
+            };
+            hash_meta(&mut hasher, &entry.meta);
             self.facts().insert(path.clone(), Fact::File(hasher.finish()));
         }
         Ok(node)

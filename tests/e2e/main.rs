@@ -8,6 +8,7 @@ mod commands;
 mod crash;
 mod debian;
 mod image;
+mod keys;
 mod outputs;
 mod reaching;
 mod registry;

@@ -8,7 +8,7 @@ packages=(busybox-static gcc libc6-dev)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)
 if [ "${1:-}" != minimal ]; then
     packages+=(debootstrap docker-registry skopeo umoci crun buildah uidmap git python3 zstd xz-utils bzip2 curl
-               ca-certificates openssh-client util-linux procps)
+               ca-certificates openssh-client util-linux procps attr)
 fi
 
 missing=()
@@ -34,6 +34,13 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 [ "${1:-}" = minimal ] && exit 0
+
+# The S3 server of the cache tests: it checks signatures and knows multipart uploads. Built once, and not for speed.
+if ! command -v s3s-fs >/dev/null; then
+    echo "setup: building s3s-fs" >&2
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 cargo install -q --locked --features binary --version 0.13.0-alpha.3 s3s-fs
+    command -v s3s-fs >/dev/null || { echo "setup: please add cargo's bin directory to PATH" >&2; exit 1; }
+fi
 
 # Rootless tests run as rbuild-multi, which has subordinate ids, and as rbuild-single, which has none.
 if [ "$(id -u)" = 0 ]; then

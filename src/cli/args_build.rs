@@ -111,7 +111,7 @@ pub struct BuildArgs {
     ///
     ///   type=registry,ref=NAME           a registry; also registry.insecure
     ///   type=local,dest=DIR              a directory; also tag
-    ///   type=s3,bucket=NAME,region=NAME  a bucket, as above
+    ///   type=s3,bucket=NAME,region=NAME  a bucket, as above; also upload_parallelism, touch_refresh, retry_max_attempts
     ///   type=inline                      the image itself
     /// Attributes: mode (max, the default: all steps; min: those in the result), mounts (all, or ids of cache mounts:
     /// their content, too), ignore-error, oci-mediatypes, compression (gzip, zstd, uncompressed), compression-level,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
 use super::remote::{BlobSource, Remote};
@@ -25,8 +25,10 @@ const QUEUE: usize = 4;
 pub(super) enum Body {
     Empty,
     Bytes(Arc<Vec<u8>>),
+    /// So many bytes of a file from a place on.
     File {
         path: PathBuf,
+        start: u64,
         size: u64,
     },
     /// A blob of another repository, passed on.
@@ -41,7 +43,7 @@ impl Body {
     pub(super) fn of(source: &BlobSource, blob: &Descriptor) -> Self {
         match source {
             BlobSource::Bytes(bytes) => Self::Bytes(Arc::new(bytes.clone())),
-            BlobSource::File(path) => Self::File { path: path.clone(), size: blob.size },
+            BlobSource::File(path) => Self::File { path: path.clone(), start: 0, size: blob.size },
             BlobSource::Remote(from) => Self::Remote { from: from.clone(), blob: Box::new(blob.clone()) },
         }
     }
@@ -86,8 +88,10 @@ async fn pump(body: Body, sender: &mpsc::Sender<io::Result<Vec<u8>>>) -> io::Res
                 }
             }
         }
-        Body::File { path, .. } => {
+        Body::File { path, start, size } => {
             let mut file = tokio::fs::File::open(path).await?;
+            file.seek(io::SeekFrom::Start(start)).await?;
+            let mut file = file.take(size);
             loop {
                 let mut piece = vec![0; PIECE];
                 let n = file.read(&mut piece).await?;

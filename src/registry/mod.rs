@@ -6,7 +6,7 @@
 //! ```text
 //! Client ── repository(name) ──> Repository: Remote + Destination      (repository.rs, push.rs)
 //!    └── Host: scheme, tokens, retries, one `send`                     (host.rs, challenge.rs)
-//! Bucket: Remote + Destination, of an S3-compatible server          (bucket.rs)
+//! Bucket: Remote + Destination, of an S3-compatible server          (bucket/)
 //! Layout: Remote + Destination                                         (layout.rs)
 //! ```
 
@@ -32,7 +32,7 @@ use host::Host;
 use repository::Endpoint;
 
 pub use blob::{BlobReader, BlobStream, Pump};
-pub use bucket::{Bucket, BucketName, Keys};
+pub use bucket::{Bucket, BucketName, Habits, Keys};
 pub use error::Error;
 pub use layout::{IMAGE_NAME, LAYOUT_MARK, Layout, LayoutName, REF_NAME};
 pub use options::{GoodFor, HostOptions, Mirror, Network, Options, Proxies, Retry, Rule};
@@ -83,13 +83,18 @@ impl Client {
         let options = self.0.options.hosts.get(&address).cloned().unwrap_or_default();
         // The scheme is in the URL; there is nothing to find out.
         let options = HostOptions { plain_http: options.plain_http || server.scheme() == "http", ..options };
-        let bucket = Bucket {
-            name: name.clone(),
-            host: self.host(&address, options),
-            retry: self.0.options.retry,
-            clock: self.0.options.clock,
-            slots: self.0.slots.clone(),
+        let mut retry = self.0.options.retry;
+        let host = match name.habits.max_attempts {
+            None => self.host(&address, options),
+            Some(attempts) => {
+                retry.attempts = attempts.saturating_sub(1);
+                let own = Options { retry, ..self.0.options.as_ref().clone() };
+                Arc::new(Host::new(&address, options, Arc::new(own)))
+            }
         };
+        let uploads = Arc::new(tokio::sync::Semaphore::new(name.habits.upload_parallelism));
+        let (clock, slots) = (self.0.options.clock, self.0.slots.clone());
+        let bucket = Bucket { name: name.clone(), host, retry, clock, slots, uploads };
         let mut buckets = self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         buckets.insert(name.to_string(), bucket.clone());
         Ok(bucket)

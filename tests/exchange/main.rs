@@ -1,4 +1,4 @@
-//! Caches between machines, through the binary: a store stands for a machine, a real registry or a directory for what is between.
+//! Caches between machines, through the binary: a store stands for a machine, a real registry, a bucket or a directory for what is between.
 //! What was moved is counted at the registry, and in the stores.
 
 #[path = "../e2e/rig.rs"]
@@ -34,6 +34,10 @@ as_root_and_rootless! {
     two_sources_complete_one_another
     cache_mounts_travel_when_asked
     a_bucket_is_a_cache_like_a_registry
+    big_layers_travel_in_parts
+    used_objects_are_kept_young
+    a_bucket_that_refuses_is_no_cache
+    several_caches_are_written_at_once
     what_cannot_be_read_or_written_is_a_warning
 }
 
@@ -419,23 +423,29 @@ fn cache_mounts_travel_when_asked(who: Who) {
     assert_eq!(registry.manifest("cache", "main"), registry.manifest("cache", "copy"));
 }
 
+/// The attributes of a cache in a bucket.
+fn in_bucket(bucket: &Bucket) -> String {
+    format!(
+        "type=s3,bucket=cache,region=here,endpoint_url=http://{},use_path_style=true,prefix=p/,access_key_id=AK,\
+         secret_access_key=SK",
+        bucket.address
+    )
+}
+
 fn a_bucket_is_a_cache_like_a_registry(who: Who) {
     let (registry, bucket) = (Registry::start(), Bucket::start());
     let first = Rig::new(who);
     let base = shared_base(&first, &registry);
-    let cache = format!(
-        "type=s3,bucket=ci,region=here,endpoint_url=http://{},use_path_style=true,prefix=p/,access_key_id=AK,\
-         secret_access_key=SK",
-        bucket.address
-    );
+    let cache = in_bucket(&bucket);
     let build = |rig: &Rig, a: &str, more: &[&str]| {
         let context = context(rig, a, "b\n");
         rig.build(&[&["--build-arg", &base], more, &[context.as_str()]].concat())
     };
     let log = build(&first, "a\n", &["--cache-to", &format!("{cache},name=one;two")]);
     assert!(log.contains("exporting cache to Amazon S3"), "{log}");
-    let names = bucket.objects().into_iter().filter(|path| !path.contains("/blobs/"));
-    assert_eq!(names.collect::<Vec<_>>(), ["/ci/p/manifests/one", "/ci/p/manifests/two"]);
+    let objects = bucket.objects();
+    let names: Vec<_> = objects.iter().filter(|key| !key.starts_with("p/blobs/sha256:")).collect();
+    assert_eq!(names, ["p/manifests/one", "p/manifests/two"]);
     bucket.requests();
 
     let from = format!("{cache},name=none;two");
@@ -445,13 +455,154 @@ fn a_bucket_is_a_cache_like_a_registry(who: Who) {
     let requests = bucket.requests();
     assert_eq!(requests.len(), 3, "two names and the config: {requests:#?}");
     assert_eq!(stored(&second), BTreeMap::new(), "{log}");
+    // One changed file: what is below its RUN is fetched, the WORKDIR and the tools, and their indexes.
+    let third = Rig::empty(who);
+    let log = build(&third, "changed\n", &["--cache-from", &from]);
+    assert_eq!(ran(&log), ["compile"], "{log}");
+    let moved = bucket.requests().iter().filter(|request| request.starts_with("GET /cache/p/blobs/")).count();
+    assert!(moved <= 1 + 2 + 5, "the config, two layers and small indexes, but {moved}\n{log}");
+    // Exporting what is there sends the new layer only.
+    let log = build(&third, "changed\n", &["--cache-from", &from, "--cache-to", &format!("{cache},name=two")]);
+    assert!(!log.contains("not exported"), "{log}");
+    assert!(bucket.objects().is_superset(&objects), "nothing goes away");
     // An image that stays does not depend on the bucket.
     let log = build(&second, "changed\n", &["-t", "app", "--cache-from", &from]);
-    assert_eq!(ran(&log), ["compile"], "{log}");
+    assert_eq!(ran(&log), [""; 0], "{log}");
     assert_eq!(second.ok(&["run", "app"]).stdout, "changed\n");
-    let wrong = from.replace("access_key_id=AK", "access_key_id=XX");
-    let log = build(&Rig::empty(who), "a\n", &["--cache-from", &wrong]);
-    assert!(log.contains("AccessDenied") && ran(&log).len() == 3, "{log}");
+}
+
+fn big_layers_travel_in_parts(who: Who) {
+    let bucket = Bucket::start();
+    let cache = in_bucket(&bucket);
+    let dockerfile = "FROM busybox\nRUN echo ran big && dd if=/dev/urandom of=/big bs=1M count=40 2>/dev/null\n\
+        RUN echo ran sum && sha256sum /big > /sum\nCOPY v /\n\
+        RUN echo ran check && sha256sum -c /sum\n";
+    let context = |rig: &Rig, v: &str| rig.context("big", &[("Dockerfile", dockerfile), ("v", v)]);
+    let first = Rig::new(who);
+    let log = first.build(&["--cache-to", &cache, &context(&first, "1")]);
+    let requests = bucket.requests();
+    let of = |requests: &[String], what: &str| requests.iter().filter(|request| request.contains(what)).count();
+    assert_eq!(of(&requests, "?uploads="), 1, "{log}{requests:#?}");
+    assert_eq!(of(&requests, "?partNumber="), 3, "{requests:#?}");
+    let second = Rig::new(who);
+    let log = second.build(&["--cache-from", &cache, &context(&second, "2")]);
+    assert_eq!(ran(&log), ["check"], "{log}");
+
+    // A copy that was damaged is not believed.
+    for key in bucket.objects().into_iter().filter(|key| key.starts_with("p/blobs/")) {
+        let path = bucket.object(&key);
+        let mut bytes = std::fs::read(&path).expect("there");
+        if bytes.len() > 1 << 20 {
+            bytes[1 << 20] ^= 1;
+            std::fs::write(&path, bytes).expect("written");
+        }
+    }
+    let fourth = Rig::new(who);
+    let log = fourth.build(&["--cache-from", &cache, &context(&fourth, "4")]);
+    assert_eq!(ran(&log), ["big", "sum", "check"], "{log}");
+}
+
+fn used_objects_are_kept_young(who: Who) {
+    let bucket = Bucket::start();
+    let (rig, cache) = (Rig::new(who), in_bucket(&bucket));
+    let context = context(&rig, "a\n", "b\n");
+    rig.build(&["--cache-to", &cache, &context]);
+    let written = |log: &str| {
+        let requests = bucket.requests();
+        assert!(!log.contains("not exported"), "{log}");
+        requests.iter().filter(|request| request.starts_with("PUT /cache/p/blobs/")).count()
+    };
+    written("");
+    let again = |more: &str| rig.build(&["--cache-to", &format!("{cache}{more}"), &context]);
+    assert_eq!(written(&again("")), 1, "only the manifest");
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    // The copies are all there is to see: this server empties an object that is copied onto itself.
+    assert!(written(&again(",touch_refresh=1s")) > 7);
+}
+
+fn a_bucket_that_refuses_is_no_cache(who: Who) {
+    let bucket = Bucket::start();
+    let (rig, cache) = (Rig::new(who), in_bucket(&bucket));
+    let context = context(&rig, "a\n", "b\n");
+    for (wrong, words) in [("access_key_id=XX", "403 Forbidden"), ("secret_access_key=XX", "SignatureDoesNotMatch")] {
+        let key = wrong.split('=').next().expect("has a name");
+        let right = if key == "access_key_id" { "access_key_id=AK" } else { "secret_access_key=SK" };
+        let cache = cache.replace(right, wrong);
+        let log = rig.build(&["--cache-from", &cache, "--cache-to", &cache, &context]);
+        assert!(log.contains(words) && log.contains("the cache was not exported"), "{log}");
+        assert!(!log.contains("SK") && !log.contains("X-Amz-Signature"), "{log}");
+    }
+    assert!(bucket.objects().is_empty());
+    let strict = format!("{},ignore-error=false", cache.replace("=SK", "=XX"));
+    let error = rig.fails(&["build", "--cache-to", &strict, &context]);
+    assert!(error.contains("SignatureDoesNotMatch"), "{error}");
+}
+
+#[test]
+fn root_and_rootless_share_a_cache() {
+    if !rig::can_run(Who::Root) {
+        return;
+    }
+    let registry = Registry::start();
+    let first = Rig::new(Who::Root);
+    let base = shared_base(&first, &registry);
+    let mut from: Option<(Rig, String)> = None;
+    for (n, who) in [Who::Root, Who::Multi, Who::Root, Who::Single].into_iter().enumerate() {
+        let rig = Rig::empty(who);
+        let (cache, context) = (registry.name(&format!("cache:{n}")), context(&rig, "a\n", &format!("{n}\n")));
+        let to = format!("type=registry,ref={cache}");
+        let mut args = vec!["-t", "app", "--build-arg", &base, "--cache-to", &to];
+        if let Some((_, from)) = &from {
+            args.extend(["--cache-from", from]);
+        }
+        args.push(&context);
+        let log = rig.build(&args);
+        assert_eq!(ran(&log).len(), if n == 0 { 3 } else { 0 }, "{who:?}\n{log}");
+        assert_eq!(
+            rig.ok(&["run", "app", "cat", "/app/out", "/app/base.txt", "/app/b.txt"]).stdout,
+            format!("a\nbase\n{n}\n")
+        );
+        from = Some((rig, cache));
+    }
+}
+
+fn several_caches_are_written_at_once(who: Who) {
+    let (mut registry, bucket) = (Registry::start(), Bucket::start());
+    let first = Rig::new(who);
+    let (max, min) = (registry.name("cache:max"), registry.name("cache:min"));
+    let to = [
+        format!("type=registry,ref={max}"),
+        format!("type=registry,ref={min},mode=min"),
+        "type=local,dest=cache".to_owned(),
+        in_bucket(&bucket),
+        "type=inline".to_owned(),
+    ];
+    let image = registry.name("app:1");
+    let mut args = vec!["-t", &image, "--push"];
+    args.extend(to.iter().flat_map(|to| ["--cache-to", to.as_str()]));
+    let context_of = |rig: &Rig| context(rig, "a\n", "b\n");
+    let path = context_of(&first);
+    args.push(&path);
+    first.build(&args);
+    registry.requests();
+    let everything: [&str; 0] = [];
+    let builder = ["tools", "compile"];
+    let sources = [
+        (max, everything.as_slice()),
+        (min, &builder),
+        ("type=local,src=cache".to_owned(), &everything),
+        (in_bucket(&bucket), &everything),
+        (image, &builder),
+    ];
+    for (from, expected) in sources {
+        let rig = Rig::new(who);
+        copy_cache(&first, &rig);
+        let log = rig.build(&["--cache-from", &from, &context_of(&rig)]);
+        assert_eq!(ran(&log), expected, "{from}\n{log}");
+        // Another target of the same file.
+        let log = rig.build(&["--target", "build", "--cache-from", &from, &context_of(&rig)]);
+        assert_eq!(ran(&log), everything, "{from}\n{log}");
+    }
 }
 
 fn what_cannot_be_read_or_written_is_a_warning(who: Who) {

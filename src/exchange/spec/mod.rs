@@ -1,15 +1,16 @@
-//! `--cache-from` and `--cache-to` as decided: every attribute is understood or refused by name.
+//! `--cache-from` and `--cache-to` as decided: every attribute is understood or refused by name. Those of `type=s3` are in
+//! `bucket`.
+
+mod bucket;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use rbuild_cache::digest::BlobDigest;
-use url::Url;
-
 use crate::layers::Framing;
 use crate::oci::manifest::Family;
 use crate::oci::reference::{DEFAULT_TAG, Reference, ReferenceError, is_tag};
-use crate::registry::{BucketName, Keys, Selector};
+use crate::registry::{BucketName, Selector};
+use rbuild_cache::digest::BlobDigest;
 
 /// An attribute cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,7 +114,7 @@ pub enum From {
     /// An S3-compatible server.
     Bucket {
         /// Where there.
-        bucket: BucketName,
+        bucket: Box<BucketName>,
         /// The first of these that is there.
         names: Vec<String>,
     },
@@ -139,7 +140,7 @@ pub enum Place {
     /// An S3-compatible server.
     Bucket {
         /// Where there.
-        bucket: BucketName,
+        bucket: Box<BucketName>,
         /// What the cache is called: all of these.
         names: Vec<String>,
     },
@@ -205,7 +206,7 @@ impl Source {
             }
             "s3" => {
                 let (bucket, names) = given.bucket()?;
-                From::Bucket { bucket, names }
+                From::Bucket { bucket: Box::new(bucket), names }
             }
             "inline" => return Err(SpecError::Type("importer", kind.to_owned())),
             other => return Err(unknown("importer", other)),
@@ -269,7 +270,7 @@ impl Target {
             }
             "s3" => {
                 let (bucket, names) = given.bucket()?;
-                Place::Bucket { bucket, names }
+                Place::Bucket { bucket: Box::new(bucket), names }
             }
             "inline" => Place::Inline,
             other => return Err(unknown("exporter", other)),
@@ -357,41 +358,6 @@ impl Given {
     fn tag(&mut self) -> Result<String, SpecError> {
         let tag = self.take("tag").filter(|tag| !tag.is_empty()).unwrap_or_else(|| DEFAULT_TAG.to_owned());
         if is_tag(&tag) { Ok(tag) } else { Err(value("tag", &tag, "not a tag")) }
-    }
-
-    /// A bucket and the names in it. What the environment says has been added by whoever knows it.
-    fn bucket(&mut self) -> Result<(BucketName, Vec<String>), SpecError> {
-        let bucket = self.required("bucket", "s3")?;
-        let region = self.required("region", "s3")?;
-        let endpoint = self.take("endpoint_url").filter(|text| !text.is_empty());
-        let parse = |text: String| {
-            let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-            url.ok_or_else(|| value("endpoint_url", &text, "expected a URL"))
-        };
-        let keys = match (self.take("access_key_id"), self.take("secret_access_key"), self.take("session_token")) {
-            (Some(id), Some(secret), token) => Some(Keys { id, secret, token: token.filter(|text| !text.is_empty()) }),
-            (None, None, None) => None,
-            (_, None, _) => {
-                return Err(SpecError::Missing { name: "secret_access_key", option: self.option, kind: "s3" });
-            }
-            (None, _, _) => return Err(SpecError::Missing { name: "access_key_id", option: self.option, kind: "s3" }),
-        };
-        let names = self.take("name").unwrap_or_else(|| "rbuild".to_owned());
-        let names: Vec<String> = names.split(';').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        if names.is_empty() {
-            return Err(value("name", "", "expected a name"));
-        }
-        let bucket = BucketName {
-            bucket,
-            region,
-            endpoint: endpoint.map(parse).transpose()?,
-            path_style: self.flag("use_path_style", false)?,
-            prefix: self.take("prefix").unwrap_or_default(),
-            blobs: self.take("blobs_prefix").unwrap_or_else(|| "blobs/".to_owned()),
-            manifests: self.take("manifests_prefix").unwrap_or_else(|| "manifests/".to_owned()),
-            keys,
-        };
-        Ok((bucket, names))
     }
 
     /// How blobs and manifest look.

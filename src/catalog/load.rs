@@ -191,7 +191,7 @@ impl Puller {
         if parsed.rootfs.diff_ids.len() != listed.layers.len() {
             return Err(unusable("config and manifest.json list different numbers of layers".to_owned()));
         }
-        let mut image = Image { config, layers: Vec::new(), manifest: None };
+        let mut image = Image { config, ..Image::default() };
         for (diff_id, name) in parsed.rootfs.diff_ids.iter().zip(&listed.layers) {
             let line = format!("extracting {diff_id}");
             vertex.status(&line, 0, 0, false);
@@ -242,7 +242,7 @@ impl Puller {
         };
         config.rootfs.diff_ids.push(record.diff_id);
         let text = serde_json::to_string(&config).expect("a config has a JSON form");
-        let image = Image { config: text, layers: vec![layer_of(&record)], manifest: None };
+        let image = Image { config: text, layers: vec![layer_of(&record)], ..Image::default() };
         let id = self.catalog.put(image)?;
         if let Some(name) = name {
             self.catalog.tag(name, &Named::one(platform_of(&config), id))?;

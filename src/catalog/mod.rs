@@ -260,7 +260,7 @@ mod tests {
     }
 
     fn image(os: &str) -> Image {
-        Image { config: format!("{{\"os\":\"{os}\",\"architecture\":\"amd64\"}}"), layers: Vec::new(), manifest: None }
+        Image { config: format!("{{\"os\":\"{os}\",\"architecture\":\"amd64\"}}"), ..Image::default() }
     }
 
     fn put(catalog: &Catalog, os: &str, names: &[&str]) -> ImageId {

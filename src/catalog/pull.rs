@@ -351,7 +351,7 @@ pub(super) fn assemble(
         from: origin.cloned().into_iter().collect(),
     };
     let layers = diff_ids.iter().zip(&manifest.layers).map(layer).collect();
-    Ok(Image { config, layers, manifest: Some(document) })
+    Ok(Image { manifest: Some(document), config, layers, ..Image::default() })
 }
 
 /// The image that was asked for with just this platform.

@@ -70,7 +70,7 @@ pub struct ImageLayer {
 }
 
 /// One image. The config is kept as text because its digest is over the bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// The config, byte for byte.
     pub config: String,
@@ -79,6 +79,9 @@ pub struct Image {
     /// The manifest it was pulled or loaded with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Document>,
+    /// What a manifest made for it says besides; `--annotation` of the build.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Image {
@@ -209,7 +212,7 @@ mod tests {
             descriptor: descriptor.map(|bytes| Descriptor::of(manifest::MediaType::ImageLayerGzip, bytes)),
             from: from.iter().map(origin).collect(),
         };
-        Image { config: "{\"os\":\"linux\"}".to_owned(), layers: vec![layer], manifest: None }
+        Image { config: "{\"os\":\"linux\"}".to_owned(), layers: vec![layer], ..Image::default() }
     }
 
     #[test]

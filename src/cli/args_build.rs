@@ -75,8 +75,10 @@ pub struct BuildArgs {
     ///   type=local,dest=DIR              the files of the last stage
     ///   type=tar,dest=FILE|-             the same as an archive
     ///   type=cacheonly                   nothing
-    /// Attributes of images: name, push, push-by-digest, registry.insecure, oci-mediatypes,
-    /// compression (gzip, zstd, uncompressed), compression-level, force-compression.
+    /// Attributes of images: name, push, push-by-digest, registry.insecure, name-canonical,
+    /// dangling-name-prefix, unpack, store, oci-mediatypes, compression (gzip, zstd, uncompressed),
+    /// compression-level, force-compression, rewrite-timestamp, annotation[-TYPE][[PLATFORM]].NAME.
+    /// Of local and tar: platform-split.
     #[arg(short, long, value_name = "DEST", help_heading = "Results", verbatim_doc_comment)]
     pub output: Vec<String>,
 
@@ -87,6 +89,18 @@ pub struct BuildArgs {
     /// Load into Docker: short for --output=type=docker
     #[arg(long, help_heading = "Results")]
     pub load: bool,
+
+    /// Annotation of the image's manifest; TYPE is manifest, manifest-descriptor, index or index-descriptor
+    #[arg(long, value_name = "[TYPE[PLATFORM][,TYPE]:]NAME=VALUE", help_heading = "Results")]
+    pub annotation: Vec<String>,
+
+    /// Make one layer of all that the build adds to the base image
+    #[arg(long, help_heading = "Results")]
+    pub squash: bool,
+
+    /// Make one layer of everything
+    #[arg(long, help_heading = "Results")]
+    pub squash_all: bool,
 
     /// Write the image ID to a file
     #[arg(long, value_name = "FILE", help_heading = "Results")]
@@ -225,7 +239,8 @@ Accepted and without effect, for scripts written for Docker: --compress,
 --rm, --force-rm, --isolation=default, --provenance=false, --sbom=false.
 Any other option that is not listed here is an error.
 
-Environment: RBUILD_ROOT, RBUILD_STORE_MAX, DOCKER_DEFAULT_PLATFORM,
+Environment: RBUILD_ROOT, RBUILD_STORE_MAX, RBUILD_THREADS (default: all
+cores), DOCKER_DEFAULT_PLATFORM,
 SOURCE_DATE_EPOCH (passed on as a build-arg), BUILDKIT_PROGRESS, NO_COLOR,
 BUILDKIT_COLORS, BUILDKIT_TTY_LOG_LINES, TTY_DISPLAY_RATE, SSH_AUTH_SOCK,
 DOCKER_CONFIG (credentials and proxies)."
@@ -265,23 +280,19 @@ macro_rules! unsupported {
                 $(#[$attribute])*
                 pub $field: Option<String>,
             )*
-            /// Not supported yet
-            #[arg(long, hide = true)]
-            pub squash: bool,
         }
 
         impl UnsupportedArgs {
             /// The first one that was given.
             pub fn first(&self) -> Option<&'static str> {
                 $(if self.$field.is_some() { return Some(concat!("--", $name)); })*
-                self.squash.then_some("--squash")
+                None
             }
         }
     };
 }
 
 unsupported! {
-    annotation "annotation";
     attest "attest";
     cgroup_parent "cgroup-parent";
     policy "policy";

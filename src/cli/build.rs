@@ -145,7 +145,10 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         agents: &request.ssh,
         options: &options,
         cache_from: &request.cache_from,
-        form: request.outputs.iter().map(|output| form(output, &request.cache_from)).max().unwrap_or_default(),
+        form: match request.squash {
+            Some(_) => Form::Files,
+            None => request.outputs.iter().map(|o| form(o, &request.cache_from)).max().unwrap_or_default(),
+        },
         inline_cache: request.cache_to.iter().any(|target| target.place == Place::Inline),
     };
     if let Some(call) = &request.call {
@@ -171,16 +174,14 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
 fn form(output: &OutputSpec, sources: &[spec::Source]) -> Form {
     // Later commands do not know the way to a bucket, so what stays in the store is fetched from there.
     let buckets = sources.iter().any(|source| matches!(source.from, spec::From::Bucket { .. }));
-    match output {
-        OutputSpec::LoadIntoDocker => Form::Blobs,
-        OutputSpec::Export(output) => match output.kind {
-            // Times are rewritten in what was made here, not in what came from elsewhere.
-            Kind::Image(_) | Kind::Archive { .. } if output.format.rewrite_timestamp => Form::Files,
-            Kind::Archive { .. } => Form::Blobs,
-            Kind::Image(None) if buckets && !output.names.is_empty() => Form::Blobs,
-            Kind::Local { .. } | Kind::Tar { .. } => Form::Files,
-            Kind::Image(_) | Kind::CacheOnly => Form::Names,
-        },
+    let (OutputSpec::Export(output) | OutputSpec::Load(output)) = output;
+    match output.kind {
+        // Times are rewritten in files.
+        Kind::Image(_) | Kind::Archive { .. } if output.format.rewrite_timestamp => Form::Files,
+        Kind::Archive { .. } => Form::Blobs,
+        Kind::Image(None) if buckets && !output.names.is_empty() => Form::Blobs,
+        Kind::Local { .. } | Kind::Tar { .. } => Form::Files,
+        Kind::Image(_) | Kind::CacheOnly => Form::Names,
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) fn write(
 ) -> Result<Vec<String>, Failure> {
     let pushed = request.outputs.iter().flat_map(|output| match output {
         OutputSpec::Export(output) if matches!(output.kind, Kind::Image(Some(_))) => output.names.as_slice(),
-        OutputSpec::Export(_) | OutputSpec::LoadIntoDocker => &[],
+        OutputSpec::Export(_) | OutputSpec::Load(_) => &[],
     });
     let exports = Exports {
         layers: opened.layers.clone(),
@@ -25,7 +25,7 @@ pub(super) fn write(
         runtime: opened.runtime.handle().clone(),
         progress: world.progress.clone(),
         cancel: opened.cancel.clone(),
-        threads: std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+        threads: opened.threads,
         pushed: pushed.map(crate::oci::reference::Reference::repository).collect(),
     };
     let mut failures = Vec::new();

@@ -24,7 +24,6 @@ mod far;
 mod fields;
 mod images;
 mod login;
-pub mod metadata;
 mod moving;
 mod outputs;
 mod questions;

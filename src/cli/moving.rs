@@ -15,7 +15,7 @@ use crate::catalog::pull::{Policy, PullError, Puller, Source};
 use crate::catalog::{Catalog, Image, Named};
 use crate::event::{Outcome, Progress};
 use crate::export::output::{Dest, Push};
-use crate::export::{Exporter, Subject, Surroundings};
+use crate::export::{Exporter, Part, Subject, Surroundings};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::registry::Layout;
@@ -85,7 +85,7 @@ pub(super) fn push(args: &PushArgs, env: &Env, place: &StoreRequest) -> Done {
     let Some(named) = catalog.named(&name).map_err(|e| Failure::of(&e))? else {
         return Err(Failure::text(format!("An image does not exist locally with the tag: {}", name.familiar())));
     };
-    let subject = Subject { images: images(&catalog, &named)?, names: vec![name.clone()], epoch: None };
+    let subject = Subject { images: images(&catalog, &named)?, names: vec![name.clone()], epoch: None, indexed: false };
     let (display, progress) = screen::open(args.quiet, env)?;
     let puller = opened.puller(env, &registries, &progress)?;
     let mut nowhere = std::io::sink();
@@ -135,22 +135,22 @@ fn subjects(catalog: &Catalog, wanted: &[String], docker: bool) -> Result<Vec<Su
         let (name, named) = catalog.find(text).map_err(|e| Failure::of(&e))?;
         let mut images = images(catalog, &named)?;
         if let Some(best) = best(&named).filter(|_| docker) {
-            images.retain(|(_, image)| image.id() == best);
+            images.retain(|part| part.image.id() == best);
         }
         match subjects.iter_mut().find(|subject| subject.images == images) {
             Some(known) => known.names.extend(name.filter(|name| !known.names.contains(name))),
-            None => subjects.push(Subject { images, names: name.into_iter().collect(), epoch: None }),
+            None => subjects.push(Subject { images, names: name.into_iter().collect(), epoch: None, indexed: false }),
         }
     }
     Ok(subjects)
 }
 
-fn images(catalog: &Catalog, named: &Named) -> Result<Vec<(Platform, Image)>, Failure> {
+fn images(catalog: &Catalog, named: &Named) -> Result<Vec<Part>, Failure> {
     let mut images = Vec::new();
     for one in &named.images {
         let image = catalog.get(&one.id).map_err(|e| Failure::of(&e))?;
         let image = image.ok_or_else(|| Failure::text(format!("No such image: {}", one.id)))?;
-        images.push((one.platform.clone(), image));
+        images.push(Part::finished(one.platform.clone(), image));
     }
     Ok(images)
 }
@@ -255,8 +255,7 @@ fn platform(text: Option<&str>) -> Result<Platform, Failure> {
 }
 
 fn exporter(opened: &Opened, puller: Puller) -> Exporter {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    Exporter::new(opened.layers.clone(), puller, opened.runtime.handle().clone(), opened.cancel.clone(), threads)
+    Exporter::new(opened.layers.clone(), puller, opened.runtime.handle().clone(), opened.cancel.clone(), opened.threads)
 }
 
 /// Ends a vertex as what it stood for ended.

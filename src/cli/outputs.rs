@@ -8,7 +8,7 @@ use super::env::Env;
 use super::request::{BuildRequest, OutputSpec};
 use super::world::Opened;
 use crate::docker::Docker;
-use crate::export::output::{Dest, Kind, Output};
+use crate::export::output::{Kind, Output};
 use crate::export::{ExportError, Exported, Exporter, Subject, Surroundings};
 use crate::pipeline::{Built, World};
 
@@ -43,30 +43,34 @@ pub(super) fn write(
     built: &Built,
     env: &Env,
 ) -> Result<String, Unwritten> {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let (layers, cancel) = (opened.layers.clone(), opened.cancel.clone());
-    let exporter = Exporter::new(layers, world.puller.clone(), opened.runtime.handle().clone(), cancel, threads);
+    let exporter = Exporter::new(layers, world.puller.clone(), opened.runtime.handle().clone(), cancel, opened.threads);
+    let images = match request.squash {
+        Some(squash) => {
+            let mut nowhere = std::io::sink();
+            let around = Surroundings { progress: world.progress, inputs: &[], stream: &mut nowhere };
+            exporter.squash(&built.images, squash, &around).map_err(|e| unwritten(&e, built))?
+        }
+        None => built.images.clone(),
+    };
     let mut all: Option<Exported> = None;
     for output in &request.outputs {
-        let output = match output {
-            OutputSpec::Export(output) => output,
-            OutputSpec::LoadIntoDocker => {
-                load(request, world, built, &exporter, env)?;
-                continue;
-            }
+        let (output, loads) = match output {
+            OutputSpec::Export(output) => (output, false),
+            OutputSpec::Load(output) => (output, true),
         };
-        let subject = Subject { images: built.images.clone(), names: output.names.clone(), epoch: built.epoch };
+        let subject = Subject {
+            images: images.clone(),
+            names: output.names.clone(),
+            epoch: built.epoch,
+            indexed: request.plan.multi_platform,
+        };
         let mut stdout = std::io::stdout();
-        let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut stdout };
-        let exported = exporter.export(&subject, output, &mut around).map_err(|e| {
-            let failure = Failure::of(&e);
-            let text = crate::ui::failed_to_solve(&failure.last);
-            let failure = Failure::text(text.trim_start_matches("ERROR: ").trim_end());
-            match e {
-                ExportError::Pull(_) if built.only_elsewhere() => Unwritten::Lost(failure),
-                _ => Unwritten::Failed(failure),
-            }
-        })?;
+        let mut export = |stream: &mut (dyn Write + Send)| {
+            let mut around = Surroundings { progress: world.progress, inputs: &[], stream };
+            exporter.export(&subject, output, &mut around).map_err(|e| unwritten(&e, built))
+        };
+        let exported = if loads { load(&subject, output, env, &mut export)? } else { export(&mut stdout)? };
         stdout.flush().map_err(|e| Failure::of(&e))?;
         // The first output with a manifest speaks for the build.
         if !matches!(output.kind, Kind::Local { .. } | Kind::Tar { .. })
@@ -77,9 +81,10 @@ pub(super) fn write(
     }
     let exported = all.unwrap_or_default();
     // Several images have no ID but that of their index.
-    let id = match (built.images.as_slice(), &exported.descriptor) {
+    let id = match (images.as_slice(), &exported.descriptor) {
         ([_, _, ..], Some(index)) => index.digest.to_string(),
-        ([(_, image), ..], _) => image.id().to_string(),
+        // An output may have given its files other times than they were built with.
+        ([part, ..], _) => exported.id.unwrap_or_else(|| part.image.id()).to_string(),
         ([], _) => String::new(),
     };
     if let Some(path) = &request.iidfile {
@@ -94,32 +99,41 @@ pub(super) fn write(
     Ok(id)
 }
 
+fn unwritten(error: &ExportError, built: &Built) -> Unwritten {
+    let failure = Failure::of(error);
+    let text = crate::ui::failed_to_solve(&failure.last);
+    let failure = Failure::text(text.trim_start_matches("ERROR: ").trim_end());
+    match error {
+        ExportError::Pull(_) if built.only_elsewhere() => Unwritten::Lost(failure),
+        _ => Unwritten::Failed(failure),
+    }
+}
+
 /// Loads the image into Docker; an image that Docker has already only gets its names.
 fn load(
-    request: &BuildRequest,
-    world: &World<'_>,
-    built: &Built,
-    exporter: &Exporter,
+    subject: &Subject,
+    output: &Output,
     env: &Env,
-) -> Result<(), Failure> {
+    export: &mut dyn FnMut(&mut (dyn Write + Send)) -> Result<Exported, Unwritten>,
+) -> Result<Exported, Unwritten> {
     let docker = Docker::new(env.filled("DOCKER_HOST").as_deref()).map_err(|e| Failure::of(&e))?;
-    let [(_, image)] = built.images.as_slice() else {
-        return Err(Failure::text("docker exporter does not currently support exporting manifest lists"));
-    };
-    let id = image.id().to_string();
-    if docker.has(&id).map_err(|e| Failure::of(&e))? {
-        for name in &request.tags {
-            let (repository, tag) = (name.name_only().familiar(), name.tag().unwrap_or("latest"));
-            docker.tag(&id, &repository, tag).map_err(|e| Failure::of(&e))?;
+    if let [part] = subject.images.as_slice()
+        && !output.format.rewrite_timestamp
+    {
+        let id = part.image.id();
+        if docker.has(&id.to_string()).map_err(|e| Failure::of(&e))? {
+            for name in &subject.names {
+                let (repository, tag) = (name.name_only().familiar(), name.tag().unwrap_or("latest"));
+                docker.tag(&id.to_string(), &repository, tag).map_err(|e| Failure::of(&e))?;
+            }
+            let names = subject.names.iter().map(ToString::to_string).collect();
+            return Ok(Exported { id: Some(id), descriptor: None, names });
         }
-        return Ok(());
     }
     let mut archive = docker.load().map_err(|e| Failure::of(&e))?;
-    let output = Output { kind: Kind::Archive { docker: true, dest: Dest::Stream }, ..Output::store() };
-    let subject = Subject { images: built.images.clone(), names: request.tags.clone(), epoch: built.epoch };
-    let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut archive };
-    exporter.export(&subject, &output, &mut around).map_err(|e| Failure::of(&e))?;
-    archive.finish().map_err(|e| Failure::of(&e))
+    let exported = export(&mut archive)?;
+    archive.finish().map_err(|e| Failure::of(&e))?;
+    Ok(exported)
 }
 
 /// Writes a file whole or not at all.

@@ -39,6 +39,8 @@ pub(super) struct Opened {
     pub(super) runtime: tokio::runtime::Runtime,
     /// Raised by the first SIGINT or SIGTERM.
     pub(super) cancel: Cancel,
+    /// How many threads compress at once.
+    pub(super) threads: usize,
 }
 
 /// The system's clock, for everything that is handed one.
@@ -73,7 +75,8 @@ impl Opened {
         };
         let store = Store::open(&request.root, options).map_err(|e| Failure::of(&e))?;
         // An error says that it is there already, which is as good.
-        let _ = rayon::ThreadPoolBuilder::new().stack_size(STACK).build_global();
+        let pool = rayon::ThreadPoolBuilder::new().stack_size(STACK).num_threads(request.threads);
+        let _ = pool.build_global();
         let ownership = match session.ownership {
             Ownership::Exact => OwnershipMode::Exact,
             Ownership::Flattened => OwnershipMode::Flattened,
@@ -84,7 +87,7 @@ impl Opened {
             Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
         watch_signals(&runtime, &cancel);
         tidy_up(&store);
-        Ok(Self { session, store, layers, runtime, cancel })
+        Ok(Self { session, store, layers, runtime, cancel, threads: request.threads })
     }
 
     /// The images in the store.

@@ -365,7 +365,7 @@ impl Imported {
     }
 
     async fn fetch_files(&self, id: LayerId, offer: &Offer, vertex: &Vertex) -> Result<(), ExchangeError> {
-        let image = Image { config: String::new(), layers: vec![offer.image_layer(id)], manifest: None };
+        let image = Image { layers: vec![offer.image_layer(id)], ..Image::default() };
         self.puller.ensure_layers(&image, vertex, &self.cancel).await?;
         let record = self.layers.record(&id)?;
         let same = |r: crate::layers::Record| r.tree_id == offer.layer.tree && r.diff_id == offer.layer.diff_id;

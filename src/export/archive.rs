@@ -24,7 +24,7 @@ const BUFFER: usize = 256 << 10;
 #[serde(rename_all = "PascalCase")]
 struct DockerImage {
     config: String,
-    repo_tags: Vec<String>,
+    repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
 }
 
@@ -230,14 +230,12 @@ fn blob_name(digest: BlobDigest) -> String {
 fn entries(results: &[Composed]) -> Vec<Descriptor> {
     let mut out = Vec::new();
     for result in results {
-        let mut nameless = result.top.clone();
-        nameless.platform = None;
         if result.names.is_empty() {
-            out.push(nameless);
+            out.push(result.top.clone());
             continue;
         }
         for name in &result.names {
-            let mut entry = nameless.clone();
+            let mut entry = result.top.clone();
             entry.annotations.insert(IMAGE_NAME.to_owned(), name.to_string());
             if let Some(tag) = name.tag() {
                 entry.annotations.insert(REF_NAME.to_owned(), tag.to_owned());
@@ -250,7 +248,9 @@ fn entries(results: &[Composed]) -> Vec<Descriptor> {
 
 fn docker_manifest(results: &[Composed]) -> Vec<u8> {
     let image = |result: &Composed| {
-        let tags = result.names.iter().map(crate::oci::reference::Reference::familiar).collect::<Vec<_>>();
+        let tags: Vec<_> = result.names.iter().map(crate::oci::reference::Reference::familiar).collect();
+        // As BuildKit writes it when there are none.
+        let tags = (!tags.is_empty()).then_some(tags);
         let images = result.images.iter().map(move |packed| DockerImage {
             config: blob_name(packed.config.digest),
             repo_tags: tags.clone(),

@@ -9,25 +9,28 @@ pub mod output;
 mod pack;
 mod push;
 mod rootfs;
+mod squash;
+mod subject;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use rbuild_cache::{Store, StoreError};
-use serde_json::{Map, Value, json};
+
+pub use squash::Squash;
+pub use subject::{Exported, Part, Subject};
 
 use crate::cancel::{Cancel, Cancelled};
 use crate::catalog::pull::{PullError, Puller};
-use crate::catalog::{CatalogError, Image, ImageId, Named, NamedImage};
-use crate::event::{Outcome, Progress, Vertex, VertexId};
+use crate::catalog::{CatalogError, ImageId, Named, NamedImage};
+use crate::event::{Outcome, Progress, Vertex, VertexId, Warning};
 use crate::layers::{LayerError, Layers};
 use crate::oci::manifest::{Descriptor, Document, Family, Index, ManifestError};
-use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::registry::Error;
 use crate::tar::TarError;
 
-use output::{Annotations, Dest, Format, Kind, Output};
+use output::{Annotations, Dest, Format, Kept, Kind, Naming, Output};
 use pack::{Blob, CREATED, Packed};
 
 /// An output could not be made.
@@ -91,46 +94,6 @@ pub enum ExportError {
     Unsupported(String),
 }
 
-/// What is exported: the images of one result, one a platform, and its names.
-#[derive(Clone, Debug)]
-pub struct Subject {
-    /// In the order the platforms were asked for.
-    pub images: Vec<(Platform, Image)>,
-    /// With tags.
-    pub names: Vec<Reference>,
-    /// `SOURCE_DATE_EPOCH`, in seconds.
-    pub epoch: Option<i64>,
-}
-
-/// What an export made, for `--metadata-file`, `--iidfile` and `-q`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Exported {
-    /// The config digest of a single image.
-    pub id: Option<ImageId>,
-    /// The manifest, or the index of several; none if none was made.
-    pub descriptor: Option<Descriptor>,
-    /// The names given.
-    pub names: Vec<String>,
-}
-
-impl Exported {
-    /// The keys of a metadata file that an export knows.
-    pub fn metadata(&self) -> Map<String, Value> {
-        let mut out = Map::new();
-        if let Some(id) = self.id {
-            out.insert("containerimage.config.digest".to_owned(), json!(id));
-        }
-        if let Some(descriptor) = &self.descriptor {
-            out.insert("containerimage.descriptor".to_owned(), json!(descriptor));
-            out.insert("containerimage.digest".to_owned(), json!(descriptor.digest));
-        }
-        if !self.names.is_empty() {
-            out.insert("image.name".to_owned(), json!(self.names.join(",")));
-        }
-        out
-    }
-}
-
 /// Exports from one store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Exporter {
@@ -179,7 +142,7 @@ impl Exporter {
         around: &mut Surroundings<'_>,
     ) -> Result<Exported, ExportError> {
         let title = match &output.kind {
-            Kind::CacheOnly => return Ok(Exported { id: single(subject), ..Exported::default() }),
+            Kind::CacheOnly => return Ok(Exported { id: subject.single(), ..Exported::default() }),
             Kind::Image(_) => "exporting to image",
             Kind::Archive { docker: true, .. } => "exporting to docker image format",
             Kind::Archive { docker: false, .. } => "exporting to oci image format",
@@ -206,15 +169,7 @@ impl Exporter {
     ) -> Result<Exported, ExportError> {
         let mut subject = subject.clone();
         if output.format.rewrite_timestamp {
-            let Some(epoch) = subject.epoch else {
-                let text = "rewrite-timestamp=true needs SOURCE_DATE_EPOCH";
-                return Err(ExportError::Unsupported(text.to_owned()));
-            };
-            for (_, image) in &mut subject.images {
-                vertex.status("rewriting layers", 0, 0, false);
-                *image = self.rewrite(image, epoch)?;
-                vertex.done_part("rewriting layers");
-            }
+            self.rewrite(&mut subject, vertex)?;
         }
         for name in &output.names {
             if !subject.names.contains(name) {
@@ -222,51 +177,27 @@ impl Exporter {
             }
         }
         match &output.kind {
-            Kind::Image(None) if !output.annotations.is_empty() => {
-                let text = "annotations are part of a manifest, and an image in the store has none: \
-                            push it or write an archive";
-                Err(ExportError::Unsupported(text.to_owned()))
-            }
-            Kind::Image(None) => {
-                for (_, image) in &subject.images {
-                    vertex.done_part(format!("exporting config {}", image.id()));
-                }
-                self.to_store(&subject, vertex)?;
-                Ok(told(&subject, None))
-            }
-            Kind::Image(Some(push)) => {
-                let named = self.to_store(&subject, vertex)?;
-                let descriptor = self.push(&subject, output, push, vertex)?;
-                for name in subject.names.iter().filter(|_| output.format.name_canonical) {
-                    let name = name.name_only().with_digest(descriptor.digest);
-                    self.puller.catalog().tag(&name, &named)?;
-                    vertex.done_part(format!("naming to {name}"));
-                }
-                Ok(told(&subject, Some(descriptor)))
-            }
+            Kind::Image(push) => self.image(subject, output, push.as_ref(), vertex),
             Kind::Archive { docker, dest } => {
-                if *docker && subject.images.len() > 1 {
+                if *docker && (subject.images.len() > 1 || subject.indexed) {
                     let text = "docker exporter does not currently support exporting manifest lists";
                     return Err(ExportError::Unsupported(text.to_owned()));
                 }
-                let mut format = output.format.clone();
-                if *docker && format.family.is_none() && format.packing != Some(crate::oci::manifest::Packing::Zstd) {
-                    // What every engine can load.
-                    format.family = format.family.or(docker_family(&subject));
-                }
-                let results = vec![self.compose(&subject, &format, &output.annotations, vertex, &mut |_| {})?];
+                let mut composed = self.compose(&subject, &output.format, &output.annotations, vertex, &mut |_| {})?;
+                composed.date();
+                let results = vec![composed];
                 self.write_archive(&results, *docker, dest, vertex, stream)?;
-                Ok(told(&subject, results.first().map(Composed::described)))
+                Ok(told(&subject, results.first().map(|composed| composed.top.clone())))
             }
             Kind::Local { dest, platform_split } => {
                 self.write_files(&subject, dest, *platform_split, vertex)?;
-                Ok(Exported { id: single(&subject), ..Exported::default() })
+                Ok(Exported { id: subject.single(), ..Exported::default() })
             }
             Kind::Tar { dest, platform_split } => {
                 self.write_tar(&subject, dest, *platform_split, vertex, stream)?;
-                Ok(Exported { id: single(&subject), ..Exported::default() })
+                Ok(Exported { id: subject.single(), ..Exported::default() })
             }
-            Kind::CacheOnly => Ok(Exported { id: single(&subject), ..Exported::default() }),
+            Kind::CacheOnly => Ok(Exported { id: subject.single(), ..Exported::default() }),
         }
     }
 
@@ -283,7 +214,11 @@ impl Exporter {
         let format = Format::default();
         let result = subjects
             .iter()
-            .map(|subject| self.compose(subject, &format, &Annotations::default(), &vertex, &mut |_| {}))
+            .map(|subject| {
+                let mut composed = self.compose(subject, &format, &Annotations::default(), &vertex, &mut |_| {})?;
+                composed.date();
+                Ok(composed)
+            })
             .collect::<Result<Vec<_>, _>>()
             .and_then(|results| self.write_archive(&results, docker, dest, &vertex, around.stream));
         vertex.finish(match &result {
@@ -310,12 +245,81 @@ impl Exporter {
         result.map(|descriptor| told(subject, Some(descriptor)))
     }
 
+    /// Puts the images into the store and, if asked to, into registries.
+    fn image(
+        &self,
+        mut subject: Subject,
+        output: &Output,
+        push: Option<&output::Push>,
+        vertex: &Vertex,
+    ) -> Result<Exported, ExportError> {
+        let Naming { canonical, dangling } = &output.naming;
+        let dangling = dangling.as_ref().filter(|dangling| !dangling.only_nameless || subject.names.is_empty());
+        let named = match output.kept {
+            Kept::Nowhere => None,
+            Kept::Store | Kept::Unpacked => {
+                if push.is_none() && !output.annotations.only_in_manifests() {
+                    let text = "an image in the store keeps the annotations of its manifest only: \
+                                push it or write an archive to have others";
+                    return Err(ExportError::Unsupported(text.to_owned()));
+                }
+                for part in &mut subject.images {
+                    part.image.annotations = pack::matching(&output.annotations.manifest, &part.platform);
+                    if push.is_none() {
+                        vertex.done_part(format!("exporting config {}", part.image.id()));
+                    }
+                }
+                Some(self.to_store(&subject, vertex)?)
+            }
+        };
+        if output.kept == Kept::Unpacked {
+            self.unpack(&subject, vertex)?;
+        }
+        let tagged = subject.names.clone();
+        subject.names.extend(dangling.map(|dangling| dangling.prefix.name_only()));
+        let descriptor = match push {
+            Some(push) => Some(self.push(&subject, output, push, vertex)?),
+            // The digest is part of a name.
+            None if *canonical || dangling.is_some() => {
+                Some(self.compose(&subject, &output.format, &output.annotations, vertex, &mut |_| {})?.top)
+            }
+            None => None,
+        };
+        if let Some(descriptor) = &descriptor {
+            let with_digest = |name: &Reference| name.name_only().with_digest(descriptor.digest);
+            let extra = dangling.map(|dangling| with_digest(&dangling.prefix));
+            let canonical = tagged.iter().filter(|_| *canonical).map(with_digest);
+            for name in canonical.chain(extra.clone()) {
+                if let Some(named) = &named {
+                    self.puller.catalog().tag(&name, named)?;
+                    vertex.done_part(format!("naming to {name}"));
+                }
+            }
+            subject.names = tagged.into_iter().chain(extra).collect();
+        }
+        Ok(told(&subject, descriptor))
+    }
+
+    /// Makes the trees of all layers, so that the next build on the images finds them.
+    fn unpack(&self, subject: &Subject, vertex: &Vertex) -> Result<(), ExportError> {
+        for part in &subject.images {
+            vertex.status("unpacking", 0, 0, false);
+            for id in self.runtime.block_on(self.puller.ensure_layers(&part.image, vertex, &self.cancel))? {
+                self.cancel.check()?;
+                self.layers.tree(&id)?;
+            }
+        }
+        vertex.done_part("unpacking");
+        Ok(())
+    }
+
     /// Records images and names.
     fn to_store(&self, subject: &Subject, vertex: &Vertex) -> Result<Named, ExportError> {
         let catalog = self.puller.catalog();
         let mut named = Named::default();
-        for (platform, image) in &subject.images {
-            named.images.push(NamedImage { platform: platform.normalize(), id: catalog.put(image.clone())? });
+        for part in &subject.images {
+            let id = catalog.put(part.image.clone())?;
+            named.images.push(NamedImage { platform: part.platform.normalize(), id });
         }
         for name in &subject.names {
             catalog.tag(name, &named)?;
@@ -333,11 +337,12 @@ impl Exporter {
         vertex: &Vertex,
         ready: &mut dyn FnMut(&Blob),
     ) -> Result<Composed, ExportError> {
+        check_annotations(subject, format, annotations, vertex)?;
         vertex.status("exporting layers", 0, 0, false);
         let mut images = Vec::new();
-        for (platform, image) in &subject.images {
-            let mut packed = self.pack(image, format, annotations, vertex, ready)?;
-            packed.platform = platform.normalize();
+        for part in &subject.images {
+            let mut packed = self.pack(&part.image, format, annotations, vertex, ready)?;
+            packed.platform = part.platform.normalize();
             images.push(packed);
         }
         vertex.done_part("exporting layers");
@@ -347,11 +352,7 @@ impl Exporter {
         }
         let index = match images.as_slice() {
             [] => return Err(ExportError::Unsupported("there is no image to export".to_owned())),
-            [_] if !annotations.index.is_empty() || !annotations.index_descriptor.is_empty() => {
-                let text = "index annotations not supported for single platform export";
-                return Err(ExportError::Unsupported(text.to_owned()));
-            }
-            [_] => None,
+            [_] if !subject.indexed => None,
             several => {
                 let docker = several.iter().all(|p| *p.manifest.media_type() == Family::Docker.manifest());
                 let family = if docker { Family::Docker } else { Family::Oci };
@@ -361,25 +362,46 @@ impl Exporter {
                 Some(index)
             }
         };
-        let mut top = match (&index, images.as_slice()) {
-            (None, [single, ..]) => Descriptor { platform: None, ..single.entry(annotations) },
-            (Some(index), _) => {
-                let mut top = index.descriptor();
-                top.annotations = annotations.index_descriptor.clone();
-                top
-            }
+        let top = match (&index, images.as_slice()) {
+            (None, [single, ..]) => single.entry(annotations),
+            (Some(index), _) => Descriptor { annotations: annotations.index_descriptor.clone(), ..index.descriptor() },
             (None, []) => return Err(ExportError::Unsupported("there is no image to export".to_owned())),
         };
-        if let Some(created) = images.first().and_then(|packed| packed.created.clone()) {
-            top.annotations.entry(CREATED.to_owned()).or_insert(created);
-        }
         Ok(Composed { images, index, top, names: subject.names.clone() })
     }
 }
 
 fn told(subject: &Subject, descriptor: Option<Descriptor>) -> Exported {
     let names = subject.names.iter().map(ToString::to_string).collect();
-    Exported { id: single(subject), descriptor, names }
+    Exported { id: subject.single(), descriptor, names }
+}
+
+/// Annotations that no part of the result can carry.
+fn check_annotations(
+    subject: &Subject,
+    format: &Format,
+    annotations: &Annotations,
+    vertex: &Vertex,
+) -> Result<(), ExportError> {
+    let refuse = |text: String| Err(ExportError::Unsupported(text));
+    if format.family == Some(Family::Docker) && !annotations.only_in_manifests() {
+        return refuse("cannot export annotations with \"oci-mediatypes=false\"".to_owned());
+    }
+    let indexed = subject.indexed || subject.images.len() > 1;
+    if !indexed && !(annotations.index.is_empty() && annotations.index_descriptor.is_empty()) {
+        return refuse("index annotations not supported for single platform export".to_owned());
+    }
+    for wanted in annotations.platforms() {
+        if !subject.images.iter().any(|part| pack::is_for(wanted, &part.platform)) {
+            let text = format!("invalid annotation: no platform {wanted} found in source");
+            if indexed {
+                return refuse(text);
+            }
+            // Scripts that build one platform at a time give all of them each time.
+            vertex.warn(Warning { short: text, detail: Vec::new(), url: None, place: None });
+        }
+    }
+    Ok(())
 }
 
 /// The images of one subject, packed.
@@ -398,31 +420,15 @@ impl Composed {
         self.index.as_ref().unwrap_or(&self.images[0].manifest)
     }
 
-    /// The descriptor as a metadata file shows it.
-    fn described(&self) -> Descriptor {
-        let mut descriptor = self.top.clone();
-        if let (None, [single]) = (&self.index, self.images.as_slice()) {
-            descriptor.annotations.insert("config.digest".to_owned(), single.id.to_string());
+    /// Says on the descriptor when the image was made, as archives do.
+    fn date(&mut self) {
+        if let Some(created) = self.images.first().and_then(|packed| packed.created.clone()) {
+            self.top.annotations.entry(CREATED.to_owned()).or_insert(created);
         }
-        descriptor
     }
 
     /// Every blob once, by digest.
     fn blobs(&self) -> BTreeMap<rbuild_cache::digest::BlobDigest, &Blob> {
         self.images.iter().flat_map(|packed| &packed.layers).map(|blob| (blob.descriptor.digest, blob)).collect()
     }
-}
-
-/// The ID of an image that is the only one.
-fn single(subject: &Subject) -> Option<ImageId> {
-    match subject.images.as_slice() {
-        [(_, image)] => Some(image.id()),
-        _ => None,
-    }
-}
-
-/// Docker's media types for what is made here; a pulled manifest stays as it is.
-fn docker_family(subject: &Subject) -> Option<Family> {
-    let pulled = subject.images.iter().all(|(_, image)| image.manifest.is_some());
-    (!pulled).then_some(Family::Docker)
 }

@@ -22,6 +22,9 @@ pub enum OutputError {
         /// The output's type.
         kind: &'static str,
     },
+    /// No such place for an annotation.
+    #[error("unrecognized annotation type {0}")]
+    AnnotationType(String),
     /// An attribute's value makes no sense.
     #[error("invalid value {value:?} for {name}: {message}")]
     Value {
@@ -49,7 +52,7 @@ pub enum OutputError {
         why: &'static str,
     },
     /// Two attributes that exclude one another.
-    #[error("{0} conflicts with {1}")]
+    #[error("exporter option {0} conflicts with {1}")]
     Conflict(String, String),
     /// A required attribute is missing.
     #[error("{name} is required for {kind} exporter")]
@@ -72,6 +75,40 @@ pub struct Output {
     pub format: Format,
     /// Where annotations go.
     pub annotations: Annotations,
+    /// What else the image is called.
+    pub naming: Naming,
+    /// How the store keeps the image.
+    pub kept: Kept,
+}
+
+/// Names of an image besides those given; they contain its digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Naming {
+    /// `name-canonical`: each name with the digest, too.
+    pub canonical: bool,
+    /// `dangling-name-prefix`.
+    pub dangling: Option<Dangling>,
+}
+
+/// A name with the digest that the image gets in any case, or when it has no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dangling {
+    /// The name without the digest.
+    pub prefix: Reference,
+    /// `danging-name-empty-only` (BuildKit's spelling).
+    pub only_nameless: bool,
+}
+
+/// How the store keeps an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// `store=false`: not at all.
+    Nowhere,
+    /// Its layers in whatever form they have.
+    #[default]
+    Store,
+    /// `unpack=true`: all layers also as trees.
+    Unpacked,
 }
 
 /// The kinds of outputs.
@@ -137,8 +174,6 @@ pub struct Format {
     pub force: bool,
     /// `rewrite-timestamp`: no file of a layer made here is later than `SOURCE_DATE_EPOCH`.
     pub rewrite_timestamp: bool,
-    /// `name-canonical`: the name with the digest is stored too.
-    pub name_canonical: bool,
 }
 
 /// `annotation-…` attributes. Those of an index need one.
@@ -159,6 +194,24 @@ impl Annotations {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether there are none but those inside manifests.
+    pub fn only_in_manifests(&self) -> bool {
+        self.manifest_descriptor.is_empty() && self.index.is_empty() && self.index_descriptor.is_empty()
+    }
+
+    /// The platforms that are named.
+    pub fn platforms(&self) -> impl Iterator<Item = &str> {
+        self.manifest.iter().chain(&self.manifest_descriptor).filter_map(|(platform, _, _)| platform.as_deref())
+    }
+
+    /// Adds others; of two with the same key the other one counts.
+    pub fn extend(&mut self, other: Self) {
+        self.manifest.extend(other.manifest);
+        self.manifest_descriptor.extend(other.manifest_descriptor);
+        self.index.extend(other.index);
+        self.index_descriptor.extend(other.index_descriptor);
+    }
 }
 
 impl Output {
@@ -169,6 +222,8 @@ impl Output {
             names: Vec::new(),
             format: Format::default(),
             annotations: Annotations::default(),
+            naming: Naming::default(),
+            kept: Kept::default(),
         }
     }
 
@@ -179,11 +234,18 @@ impl Output {
         let name = if makes_image { given.take("name") } else { None };
         let names = name.map(|text| names(&text)).transpose()?.unwrap_or_default();
         let (format, annotations) = if makes_image { (given.format()?, given.annotations()?) } else { <_>::default() };
-        if !annotations.is_empty() && format.family == Some(Family::Docker) {
-            return Err(conflict("annotations", "\"oci-mediatypes=false\""));
+        let mut output = Self { names, format, annotations, ..Self::store() };
+        if given.take("source-date-epoch").is_some() {
+            return Err(unsupported("source-date-epoch", "set SOURCE_DATE_EPOCH in the environment or as a build-arg"));
         }
-        let kind = match given.kind {
-            "image" | "registry" => given.image()?,
+        output.kind = match given.kind {
+            "image" | "registry" => {
+                (output.kept, output.naming) = (given.kept()?, given.naming()?);
+                if output.kept == Kept::Unpacked && output.format.rewrite_timestamp {
+                    return Err(conflict("\"rewrite-timestamp\"", "\"unpack\""));
+                }
+                given.image()?
+            }
             "oci" | "docker" => given.archive()?,
             "local" => {
                 let missing = OutputError::Missing { name: "dest", kind: "local" };
@@ -201,7 +263,7 @@ impl Output {
             _ => Kind::CacheOnly,
         };
         given.finish()?;
-        Ok(Self { kind, names, format, annotations })
+        Ok(output)
     }
 }
 
@@ -246,10 +308,27 @@ impl Given {
         let push = self.flag("push")?.unwrap_or(self.kind == "registry");
         let by_digest = self.flag("push-by-digest")?.unwrap_or(false);
         let insecure = self.flag("registry.insecure")?.unwrap_or(false);
-        if self.flag("store")? == Some(false) {
-            return Err(unsupported("store=false", "the image is always in the store; rbuild rmi removes it"));
-        }
         Ok(Kind::Image(push.then_some(Push { by_digest, insecure })))
+    }
+
+    fn kept(&mut self) -> Result<Kept, OutputError> {
+        let unpacked = self.flag("unpack")?.unwrap_or(false);
+        Ok(match self.flag("store")?.unwrap_or(true) {
+            false => Kept::Nowhere,
+            true if unpacked => Kept::Unpacked,
+            true => Kept::Store,
+        })
+    }
+
+    fn naming(&mut self) -> Result<Naming, OutputError> {
+        let canonical = self.flag("name-canonical")?.unwrap_or(false);
+        let only_nameless = self.flag("danging-name-empty-only")?.unwrap_or(false);
+        let prefix = self.take("dangling-name-prefix").filter(|text| !text.is_empty());
+        let dangling = prefix.map(|text| match Reference::parse(&text) {
+            Ok(prefix) => Ok(Dangling { prefix, only_nameless }),
+            Err(source) => Err(OutputError::Name { text, source }),
+        });
+        Ok(Naming { canonical, dangling: dangling.transpose()? })
     }
 
     fn archive(&mut self) -> Result<Kind, OutputError> {
@@ -292,14 +371,16 @@ impl Given {
         };
         let force = self.flag("force-compression")?.unwrap_or(false);
         let rewrite_timestamp = self.flag("rewrite-timestamp")?.unwrap_or(false);
-        let name_canonical = self.flag("name-canonical")?.unwrap_or(false);
-        if self.flag("prefer-nondist-layers")? == Some(true) {
-            return Err(unsupported("prefer-nondist-layers", "layers keep the type they came with"));
+        // Layers keep the type they came with, which is what this asks for.
+        if self.flag("prefer-nondist-layers")? == Some(false) {
+            return Err(unsupported("prefer-nondist-layers=false", "layers keep the type they came with"));
         }
-        if self.flag("attestation-inline")? == Some(true) {
-            return Err(unsupported("attestation-inline", "the result carries no attestations"));
+        for name in ["attestation-inline", "oci-artifact"] {
+            if self.flag(name)? == Some(true) {
+                return Err(unsupported(name, "the result carries no attestations"));
+            }
         }
-        Ok(Format { family, packing, level, force, rewrite_timestamp, name_canonical })
+        Ok(Format { family, packing, level, force, rewrite_timestamp })
     }
 
     /// `annotation[-type][[platform]].key=value`
@@ -325,7 +406,7 @@ impl Given {
                 "-manifest-descriptor" => out.manifest_descriptor.push((platform, key, text)),
                 "-index" => drop(out.index.insert(key, text)),
                 "-index-descriptor" => drop(out.index_descriptor.insert(key, text)),
-                _ => return Err(unknown()),
+                other => return Err(OutputError::AnnotationType(other.trim_start_matches('-').to_owned())),
             }
         }
         Ok(out)
@@ -383,6 +464,12 @@ mod tests {
         assert_eq!(output.names.iter().map(Reference::familiar).collect::<Vec<_>>(), ["a:latest", "b:2"]);
         assert_eq!(parse("image", "").expect("valid"), Output::store());
         assert_eq!(parse("image", "push=false").expect("valid").kind, Kind::Image(None));
+        let output = parse("image", "name-canonical=true dangling-name-prefix=me/d danging-name-empty-only=1 unpack=");
+        let output = output.expect("valid");
+        let prefix = Reference::parse("me/d").expect("valid");
+        assert_eq!(output.naming, Naming { canonical: true, dangling: Some(Dangling { prefix, only_nameless: true }) });
+        assert_eq!(output.kept, Kept::Unpacked);
+        assert_eq!(parse("registry", "store=false unpack=1").expect("valid").kept, Kept::Nowhere);
 
         let output = parse("oci", "dest=x tar=false compression=zstd compression-level=19 force-compression=true");
         let output = output.expect("valid");
@@ -418,16 +505,23 @@ mod tests {
         assert!(error("ocj", "").starts_with("unsupported output type \"ocj\":"));
         assert_eq!(error("oci", "colour=red"), "unknown attribute \"colour\" of output type oci");
         assert_eq!(error("local", "dest=x compression=gzip"), "unknown attribute \"compression\" of output type local");
-        assert_eq!(error("image", "annotation-foo.a=1"), "unknown attribute \"annotation-foo.a\" of output type image");
+        assert_eq!(error("image", "annotation-foo.a=1"), "unrecognized annotation type foo");
         assert_eq!(error("tar", "annotation.a=1"), "unknown attribute \"annotation.a\" of output type tar");
-        assert_eq!(error("image", "unpack=true"), "unknown attribute \"unpack\" of output type image");
+        assert_eq!(error("oci", "unpack=true"), "unknown attribute \"unpack\" of output type oci");
+        assert_eq!(
+            error("image", "unpack=true rewrite-timestamp=true"),
+            "exporter option \"rewrite-timestamp\" conflicts with \"unpack\""
+        );
+        assert!(error("tar", "source-date-epoch=1").contains("set SOURCE_DATE_EPOCH"));
         assert_eq!(error("local", ""), "dest is required for local exporter");
         assert_eq!(error("oci", "tar=false"), "dest is required for oci exporter");
         assert_eq!(error("oci", "tar=maybe"), "invalid value \"maybe\" for tar: expected true or false");
         assert!(error("oci", "compression-level=10").ends_with("expected a number from 0 to 9"));
         assert!(error("image", "compression=estargz").contains("compression=estargz"));
         assert!(error("image", "name=me/App").contains("must be lowercase"));
-        assert!(error("image", "compression=zstd oci-mediatypes=false").contains("conflicts with"));
-        assert!(error("image", "annotation.a=1 oci-mediatypes=false").contains("conflicts with"));
+        assert_eq!(
+            error("image", "compression=zstd oci-mediatypes=false"),
+            "exporter option \"compression=zstd\" conflicts with \"oci-mediatypes=false\""
+        );
     }
 }

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use super::output::{Annotations, Format};
-use super::{ExportError, Exporter};
+use super::{ExportError, Exporter, Part, Subject};
 use crate::catalog::record::platform_of;
 use crate::catalog::{Image, ImageId, ImageLayer};
-use crate::event::Vertex;
+use crate::event::{Vertex, Warning};
 use crate::layers::{Framing, LayerError};
 use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Descriptor, Document, Family, Manifest, Packing};
@@ -69,7 +69,8 @@ impl Exporter {
         let id = image.id();
         let config = image.parsed().map_err(|source| ExportError::Config { id, source })?;
         let platform = platform_of(&config);
-        let own = matching(&annotations.manifest, &platform);
+        let mut own = image.annotations.clone();
+        own.extend(matching(&annotations.manifest, &platform));
         if let Some((manifest, parsed)) = unchanged(image, format, &own) {
             let layers: Vec<_> = image
                 .layers
@@ -118,7 +119,7 @@ impl Exporter {
                 kept.media_type = family.convert_layer(&found.media_type);
                 return Ok((kept, None));
             }
-            let one = Image { config: String::new(), layers: vec![layer.clone()], manifest: None };
+            let one = Image { layers: vec![layer.clone()], ..Image::default() };
             self.runtime.block_on(self.puller.ensure_layers(&one, vertex, &self.cancel))?;
         }
         let framing = match wanted {
@@ -137,26 +138,42 @@ impl Exporter {
 }
 
 impl Exporter {
-    /// The image with no file of a layer made here later than `epoch`. Layers of others stay as they are.
-    pub(super) fn rewrite(&self, image: &Image, epoch: i64) -> Result<Image, ExportError> {
-        let mut rewritten = image.clone();
-        for layer in rewritten.layers.iter_mut().filter(|layer| layer.descriptor.is_none()) {
-            let record = self.layers.clamp(&layer.layer, epoch)?;
-            (layer.layer, layer.diff_id) = (record.id, record.diff_id);
+    /// Lowers the times of files in layers that the build made to the subject's epoch. Layers below stay as they are.
+    pub(super) fn rewrite(&self, subject: &mut Subject, vertex: &Vertex) -> Result<(), ExportError> {
+        let Some(epoch) = subject.epoch else {
+            let short = "rewrite-timestamp is specified, but no source-date-epoch was found".to_owned();
+            let detail = vec!["Set SOURCE_DATE_EPOCH in the environment or as a build-arg.".to_owned()];
+            vertex.warn(Warning { short, detail, url: None, place: None });
+            return Ok(());
+        };
+        let line = format!("rewriting layers with source-date-epoch {epoch}");
+        vertex.status(&line, 0, 0, false);
+        for Part { image, base, .. } in &mut subject.images {
+            let before = image.layers.clone();
+            for layer in image.layers.iter_mut().skip(*base) {
+                let record = self.layers.clamp(&layer.layer, epoch)?;
+                if record.id != layer.layer {
+                    *layer =
+                        ImageLayer { diff_id: record.diff_id, layer: record.id, descriptor: None, from: Vec::new() };
+                }
+            }
+            if image.layers != before {
+                *image = with_layers(image)?;
+            }
         }
-        if rewritten == *image {
-            return Ok(rewritten);
-        }
-        let id = image.id();
-        let fault = |source| ExportError::Config { id, source };
-        // As a value, so that nothing else in the config changes its place or form.
-        let mut config: serde_json::Value = manifest::read("image config", image.config.as_bytes()).map_err(fault)?;
-        let diff_ids: Vec<_> = rewritten.layers.iter().map(|layer| layer.diff_id).collect();
-        config["rootfs"]["diff_ids"] = serde_json::json!(diff_ids);
-        rewritten.config = config.to_string();
-        rewritten.manifest = None;
-        Ok(rewritten)
+        vertex.done_part(line);
+        Ok(())
     }
+}
+
+/// The image with a config that names its layers as they are now.
+pub(super) fn with_layers(image: &Image) -> Result<Image, ExportError> {
+    let fault = |source| ExportError::Config { id: image.id(), source };
+    // As a value, so that nothing else in the config changes its place or form.
+    let mut config: serde_json::Value = manifest::read("image config", image.config.as_bytes()).map_err(fault)?;
+    let diff_ids: Vec<_> = image.layers.iter().map(|layer| layer.diff_id).collect();
+    config["rootfs"]["diff_ids"] = serde_json::json!(diff_ids);
+    Ok(Image { config: config.to_string(), manifest: None, ..image.clone() })
 }
 
 /// The manifest an image came with, if nothing about it is to change.
@@ -190,11 +207,13 @@ fn finished(
 }
 
 /// The annotations meant for a platform: those for all, then those for just this one.
-fn matching(given: &[(Option<String>, String, String)], platform: &Platform) -> BTreeMap<String, String> {
-    let meant = |wanted: &Option<String>| match wanted {
-        None => true,
-        Some(text) => Platform::parse(text, platform).is_ok_and(|wanted| wanted == *platform),
-    };
-    let fits = given.iter().filter(|(wanted, _, _)| meant(wanted));
-    fits.map(|(_, key, value)| (key.clone(), value.clone())).collect()
+pub(super) fn matching(given: &[(Option<String>, String, String)], platform: &Platform) -> BTreeMap<String, String> {
+    let for_all = given.iter().filter(|(wanted, _, _)| wanted.is_none());
+    let for_this = given.iter().filter(|(wanted, _, _)| wanted.as_ref().is_some_and(|w| is_for(w, platform)));
+    for_all.chain(for_this).map(|(_, key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Whether the platform named in an annotation is this one.
+pub(super) fn is_for(wanted: &str, platform: &Platform) -> bool {
+    Platform::parse(wanted, platform).is_ok_and(|wanted| wanted.normalize() == platform.normalize())
 }

@@ -82,7 +82,7 @@ impl Exporter {
         for target in targets.values() {
             self.runtime.block_on(send_manifests(target, &composed, push, vertex))?;
         }
-        Ok(composed.described())
+        Ok(composed.top)
     }
 
     /// Gets one layer blob to a repository.

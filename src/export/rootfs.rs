@@ -159,11 +159,11 @@ impl TarFiles<'_> {
 
 /// Where each image's files go: the top, or a directory like `linux_arm64`.
 fn places(subject: &Subject, split: Option<bool>) -> Vec<(LayerPath, &Image)> {
-    let split = split.unwrap_or(subject.images.len() > 1);
+    let split = split.unwrap_or(subject.indexed || subject.images.len() > 1);
     let directory = |platform: &Platform| {
         if split { LayerPath::clean(platform.short().replace('/', "_")) } else { LayerPath::root() }
     };
-    subject.images.iter().map(|(platform, image)| (directory(platform), image)).collect()
+    subject.images.iter().map(|part| (directory(&part.platform), &part.image)).collect()
 }
 
 /// What was written so far.

@@ -24,6 +24,7 @@ pub mod index;
 mod make;
 #[cfg(test)]
 mod samples;
+mod squash;
 mod stream;
 #[cfg(test)]
 mod tests;

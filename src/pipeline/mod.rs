@@ -31,6 +31,7 @@ use crate::engine::{self, Engine, Finished, Options, StepError};
 use crate::event::{Outcome, Progress};
 use crate::exchange;
 use crate::exec::Executor;
+use crate::export::Part;
 use crate::fetch::Fetcher;
 use crate::image;
 use crate::layers::Layers;
@@ -100,7 +101,7 @@ impl std::fmt::Debug for Spec<'_> {
 #[derive(Debug)]
 pub struct Built {
     /// The images' records, one a platform in the order asked for; not in the catalog yet.
-    pub images: Vec<(Platform, Image)>,
+    pub images: Vec<Part>,
     /// Findings about the Dockerfile, in order.
     pub lints: Vec<Lint>,
     /// `SOURCE_DATE_EPOCH` in seconds, if it was given.
@@ -116,7 +117,7 @@ pub struct Built {
 impl Built {
     /// Whether some layer of the images is nowhere but, perhaps, in a cache.
     pub fn only_elsewhere(&self) -> bool {
-        let mut layers = self.images.iter().flat_map(|(_, image)| &image.layers);
+        let mut layers = self.images.iter().flat_map(|part| &part.image.layers);
         layers.any(|layer| self.imported.is_only_elsewhere(&layer.layer))
     }
 }
@@ -214,7 +215,7 @@ struct Common<'a> {
 
 /// What came of one platform; what was done is told even if it failed.
 struct One {
-    image: Option<(Platform, Image)>,
+    image: Option<Part>,
     lints: Vec<Lint>,
     epoch: Option<i64>,
     steps: Vec<StepSummary>,
@@ -255,7 +256,9 @@ impl Common<'_> {
             one.results.mounts = engine::cache_mounts(&plan);
             exchange::embed(&mut image, spec.inline_cache.then_some(&one.results));
             let platform = image.platform().map_err(|e| BuildError::world("assemble the image", &e))?;
-            one.image = Some((platform, image));
+            // What FROM brought; the plan knows how much of it the image still has.
+            let base = plan.image.base_layers.min(image.layers.len());
+            one.image = Some(Part { platform, image, base });
         }
         Ok(one)
     }
@@ -387,5 +390,5 @@ fn assemble(
             StackLayer::Built(layer) => own(layer),
         })
         .collect();
-    Ok(Image { config, layers, manifest: None })
+    Ok(Image { config, layers, ..Image::default() })
 }

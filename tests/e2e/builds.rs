@@ -341,7 +341,7 @@ fn flags_that_do_nothing_and_flags_we_lack(who: Who) {
     let rig = Rig::new(who);
     let context = rig.dockerfile(BUSYBOX);
     rig.build(&["--rm", "--force-rm", "--compress", "--provenance=false", "--sbom=false", &context]);
-    for flag in ["--frobnicate", "--squash", "--builder=x"] {
+    for flag in ["--frobnicate", "--policy=x", "--builder=x"] {
         let out = rig.rbuild(&[flag, &context]);
         assert!(!out.status.success() && out.stderr.contains(flag.split('=').next().unwrap_or(flag)), "{}", out.stderr);
     }

@@ -7,6 +7,7 @@ mod cases;
 mod commands;
 mod crash;
 mod debian;
+mod forms;
 mod image;
 mod keys;
 mod outputs;

@@ -13,7 +13,7 @@ use rbuild::catalog::pull::{Policy, Puller, Source};
 use rbuild::catalog::{Catalog, Image, ImageLayer, Origin};
 use rbuild::event::{Event, EventKind, Observer, Progress};
 use rbuild::export::output::Output;
-use rbuild::export::{ExportError, Exported, Exporter, Subject, Surroundings};
+use rbuild::export::{ExportError, Exported, Exporter, Part, Subject, Surroundings};
 use rbuild::layers::{Content, Layers, Record, TreeOptions};
 use rbuild::oci::manifest::{Document, Family, Parsed};
 use rbuild::oci::platform::Platform;
@@ -44,6 +44,7 @@ impl Observer for Listener {
         let line = match &event.kind {
             EventKind::Vertex { name, .. } => name.clone(),
             EventKind::Status(status) if status.completed => status.id.clone(),
+            EventKind::Warning(warning) => warning.short.clone(),
             _ => return,
         };
         self.0.lock().expect("no panic").push(line);
@@ -94,7 +95,7 @@ impl World {
             descriptor: None,
             from: Vec::new(),
         };
-        Image { config: config.to_string(), layers: layers.iter().map(layer).collect(), manifest: None }
+        Image { config: config.to_string(), layers: layers.iter().map(layer).collect(), ..Image::default() }
     }
 
     /// Two layers: files, and a deletion with more.
@@ -143,7 +144,8 @@ impl World {
 
 fn subject(arch: &str, image: Image, names: &[&str]) -> Subject {
     let names = names.iter().map(|name| Reference::parse_tagged(name).expect("valid")).collect();
-    Subject { images: vec![(Platform::new("linux", arch, ""), image)], names, epoch: None }
+    let part = Part { platform: Platform::new("linux", arch, ""), image, base: 0 };
+    Subject { images: vec![part], names, epoch: None, indexed: false }
 }
 
 /// `name/` with a mode, `=target` a hard link, `->target` a symbolic one, `!` a whiteout, else a file's content.
@@ -184,12 +186,14 @@ fn an_oci_archive_is_what_skopeo_and_we_read() {
     let path = world.path("app.tar");
     let told = world.export(&sample, "oci", &[("dest", text(&path)), ("name", "other:2")]).expect("written");
     let digest = told.descriptor.as_ref().expect("a manifest").digest;
-    let id = sample.images[0].1.id();
+    let id = sample.images[0].image.id();
     let metadata = serde_json::Value::Object(told.metadata());
     assert_eq!(metadata["containerimage.digest"], digest.to_string());
     assert_eq!(metadata["containerimage.config.digest"], id.to_string());
     assert_eq!(metadata["image.name"], "docker.io/library/app:1,docker.io/library/other:2");
-    assert_eq!(metadata["containerimage.descriptor"]["annotations"]["config.digest"], id.to_string());
+    assert_eq!(metadata["containerimage.descriptor"]["platform"]["architecture"], "amd64");
+    let created = &metadata["containerimage.descriptor"]["annotations"]["org.opencontainers.image.created"];
+    assert_eq!(created, "2024-01-02T03:04:05Z");
     assert_eq!(
         world.said(),
         [
@@ -230,7 +234,7 @@ fn a_docker_archive_is_what_docker_load_reads() {
     let mut stream = Vec::new();
     let told = world.export_to(&sample, "docker", &[("dest", "-")], &mut stream).expect("written");
     std::fs::write(&path, &stream).expect("written");
-    assert_eq!(told.descriptor.expect("a manifest").media_type, Family::Docker.manifest());
+    assert_eq!(told.descriptor.expect("a manifest").media_type, Family::Oci.manifest());
     assert_eq!(world.said()[0], "exporting to docker image format");
     let list = Command::new("tar").args(["-xOf", text(&path), "manifest.json"]).output().expect("tar runs");
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).expect("json");
@@ -246,7 +250,7 @@ fn a_docker_archive_is_what_docker_load_reads() {
     let other = World::new();
     let loaded = other.load(&old);
     assert_eq!(loaded[0].names, [Reference::parse("old:1").expect("valid")]);
-    assert_eq!(loaded[0].named.images[0].id, sample.images[0].1.id());
+    assert_eq!(loaded[0].named.images[0].id, sample.images[0].image.id());
 }
 
 #[test]
@@ -264,8 +268,8 @@ fn a_layout_directory_collects_images() {
     let source = Source::parse(&format!("oci-layout://{}:2", path.display())).expect("valid");
     let platform = Platform::new("linux", "amd64", "");
     let found = run(world.puller.resolve(&source, &platform, Policy::Missing, None)).expect("there");
-    assert_eq!(found.id, second.images[0].1.id());
-    assert_eq!(found.image.layers[0].layer, second.images[0].1.layers[0].layer, "recognised as made here");
+    assert_eq!(found.id, second.images[0].image.id());
+    assert_eq!(found.image.layers[0].layer, second.images[0].image.layers[0].layer, "recognised as made here");
 }
 
 #[test]
@@ -273,7 +277,7 @@ fn several_platforms_become_an_index() {
     let world = World::new();
     let mut both = world.sample();
     let arm = World::image("arm64", &[world.layer(&[("arm", "x")])]);
-    both.images.push((Platform::new("linux", "arm64", ""), arm));
+    both.images.push(Part { platform: Platform::new("linux", "arm64", ""), image: arm, base: 0 });
     let path = world.path("multi.tar");
     let annotations = [("dest", text(&path)), ("annotation-index.k", "i"), ("annotation-manifest[linux/arm64].k", "m")];
     let told = world.export(&both, "oci", &annotations).expect("written");
@@ -383,7 +387,7 @@ fn platforms_get_directories_of_their_own() {
     let world = World::new();
     let mut both = world.sample();
     let arm = World::image("arm64", &[world.layer(&[("arm", "x")])]);
-    both.images.push((Platform::new("linux", "arm64", ""), arm));
+    both.images.push(Part { platform: Platform::new("linux", "arm64", ""), image: arm, base: 0 });
     let path = world.path("out");
     world.export(&both, "local", &[("dest", text(&path))]).expect("written");
     assert!(path.join("linux_amd64/app/data").exists() && path.join("linux_arm64/arm").exists());
@@ -392,7 +396,7 @@ fn platforms_get_directories_of_their_own() {
     let attributes = [("dest", text(&merged)), ("platform-split", "false")];
     world.export(&both, "local", &attributes).expect("nothing twice");
     assert!(merged.join("app/data").exists() && merged.join("arm").exists());
-    both.images[1].1 = World::image("arm64", &[world.layer(&[("app/", "755"), ("app/data", "other")])]);
+    both.images[1].image = World::image("arm64", &[world.layer(&[("app/", "755"), ("app/data", "other")])]);
     let error = world.export(&both, "local", &attributes).expect_err("one path, two files").to_string();
     assert_eq!(error, "/app/data comes from several platforms; platform-split=true keeps them apart");
     assert!(world.export(&both, "tar", &[("dest", "-"), ("platform-split", "false")]).is_err());
@@ -403,7 +407,7 @@ fn the_store_keeps_images_under_names() {
     let world = World::new();
     let sample = world.sample();
     let told = world.export(&sample, "image", &[("name", "b:2")]).expect("recorded");
-    let id = sample.images[0].1.id();
+    let id = sample.images[0].image.id();
     assert_eq!((told.id, told.descriptor), (Some(id), None));
     assert_eq!(
         world.said(),
@@ -415,8 +419,12 @@ fn the_store_keeps_images_under_names() {
         ]
     );
     assert_eq!(world.catalog().find("b:2").expect("named").1.images[0].id, id);
-    let error = world.export(&sample, "image", &[("annotation.a", "1")]).expect_err("no manifest").to_string();
-    assert!(error.contains("annotations are part of a manifest"), "{error}");
+    let error = world.export(&sample, "image", &[("annotation-manifest-descriptor.a", "1")]);
+    let error = error.expect_err("nothing to put it on").to_string();
+    assert!(error.contains("keeps the annotations of its manifest only"), "{error}");
+    world.export(&sample, "image", &[("annotation.a", "1")]).expect("recorded");
+    let image = world.catalog().get(&id).expect("read").expect("there");
+    assert_eq!(image.annotations["a"], "1");
 }
 
 #[test]
@@ -441,7 +449,7 @@ fn a_push_sends_what_is_missing_and_a_pull_gets_it_back() {
     let platform = Platform::new("linux", "amd64", "");
     let base = run(other.puller.resolve(&Source::parse(&name).expect("valid"), &platform, Policy::Missing, None));
     let base = base.expect("pulled");
-    assert_eq!(base.id, sample.images[0].1.id());
+    assert_eq!(base.id, sample.images[0].image.id());
     let top = other.layer(&[("new", "x")]);
     let mut child = World::image("amd64", &[]);
     child.layers.clone_from(&base.image.layers);
@@ -530,12 +538,13 @@ fn forced_compression_repacks_what_was_pulled() {
 fn timestamps_are_rewritten_when_asked_for() {
     let world = World::new();
     let mut sample = world.sample();
-    let error = world.export(&sample, "image", &[("rewrite-timestamp", "true")]).expect_err("no epoch").to_string();
-    assert_eq!(error, "rewrite-timestamp=true needs SOURCE_DATE_EPOCH");
+    let told = world.export(&sample, "image", &[("rewrite-timestamp", "true")]).expect("recorded");
+    assert_eq!(told.id, Some(sample.images[0].image.id()), "without an epoch nothing is rewritten");
+    assert!(world.said().iter().any(|line| line.contains("no source-date-epoch was found")), "{:?}", world.said());
     sample.epoch = Some(1000);
     let told = world.export(&sample, "image", &[("rewrite-timestamp", "true")]).expect("recorded");
     let id = told.id.expect("one image");
-    assert_ne!(id, sample.images[0].1.id());
+    assert_ne!(id, sample.images[0].image.id());
     let image = world.catalog().get(&id).expect("read").expect("there");
     let diff_ids: Vec<_> = image.layers.iter().map(|layer| layer.diff_id).collect();
     assert_eq!(image.parsed().expect("a config").rootfs.diff_ids, diff_ids);

@@ -37,6 +37,7 @@ use super::args_build::{BuildArgs, HarmlessArgs};
 use super::env::Env;
 use super::fields;
 use crate::exchange::spec::{Source, Target};
+use crate::export::Squash;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
 use crate::plan::allowed::AllowedBases;
@@ -110,6 +111,8 @@ pub struct BuildRequest {
     pub tags: Vec<Reference>,
     /// Where the result goes; at least one.
     pub outputs: Vec<OutputSpec>,
+    /// Whether layers are made one first.
+    pub squash: Option<Squash>,
     /// Caches to look into.
     pub cache_from: Vec<Source>,
     /// Caches to write.
@@ -149,7 +152,7 @@ impl BuildRequest {
         let call = call::parse(args.call.as_deref(), args.check, args.format.as_deref())?;
         let progress = ProgressRequest::new(args.progress.as_deref(), args.quiet, env)?;
         let tags = tags(&args.tag)?;
-        let outputs = output::decide(args, &tags, env)?;
+        let outputs = output::decide(args, &tags, env, &mut notes)?;
         if args.iidfile.is_some() && outputs.iter().any(OutputSpec::is_files) {
             return usage("local and tar exporters are incompatible with image ID file");
         }
@@ -169,6 +172,7 @@ impl BuildRequest {
                 return Err(RequestError::Build(text.to_owned()));
             }
         };
+        let multi_platform = multi_platform(&build_args, platforms.len())?;
         let network = network(args.network.as_deref())?;
         let steps = StepOptions::new(&args.add_host, args.shm_size.as_deref(), &args.ulimit)?;
         let allow = Allow { network_host: network == Network::Host, ..Allow::default() };
@@ -178,7 +182,7 @@ impl BuildRequest {
             build_args: build_args.into_iter().map(|(name, value)| (name, Some(value))).collect(),
             labels: labels.collect(),
             target_platform: platforms.first().cloned(),
-            multi_platform: platforms.len() > 1,
+            multi_platform,
             no_cache,
             network,
             add_hosts: steps.add_hosts,
@@ -203,6 +207,11 @@ impl BuildRequest {
             call,
             tags,
             outputs,
+            squash: match (args.squash, args.squash_all) {
+                (_, true) => Some(Squash::All),
+                (true, false) => Some(Squash::Own),
+                (false, false) => None,
+            },
             cache_from: cache::sources(&args.cache_from, env)?,
             cache_to: cache::targets(&args.cache_to, inline_cache, env)?,
             iidfile: args.iidfile.as_ref().map(|path| env.path(path)),
@@ -224,6 +233,8 @@ pub struct StoreRequest {
     pub root: PathBuf,
     /// Its limit in bytes.
     pub max_bytes: Option<u64>,
+    /// How many threads read, hash and compress at once.
+    pub threads: usize,
 }
 
 impl StoreRequest {
@@ -238,7 +249,15 @@ impl StoreRequest {
         let max_bytes = max
             .map(|(name, text)| fields::storage(&text).map_err(|error| RequestError::Usage(format!("{name}: {error}"))))
             .transpose()?;
-        Ok(Self { root, max_bytes })
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = match env.filled("RBUILD_THREADS") {
+            None => cores(),
+            Some(text) => match text.parse::<NonZeroUsize>() {
+                Ok(threads) => threads.get(),
+                Err(_) => return usage(format!("RBUILD_THREADS={text}: expected a number from 1")),
+            },
+        };
+        Ok(Self { root, max_bytes, threads })
     }
 }
 
@@ -272,7 +291,6 @@ impl StepOptions {
 fn refuse_unsupported(args: &BuildArgs) -> Result<(), RequestError> {
     if let Some(name) = args.unsupported.first() {
         return usage(match name {
-            "--squash" => "--squash is not supported yet; COPY --from in a last stage has the same effect".to_owned(),
             "--builder" => "--builder: rbuild has no builders; it builds in its own process".to_owned(),
             name => format!("{name} is not supported yet"),
         });
@@ -309,10 +327,19 @@ fn check_special_args(args: &BTreeMap<String, String>) -> Result<bool, RequestEr
             "empty BUILDKIT_SYNTAX build-arg is invalid, use --build-arg BUILDKIT_SYNTAX without '=' for optional behavior".to_owned(),
         ));
     }
-    if is_true("BUILDKIT_MULTI_PLATFORM") {
-        return usage("BUILDKIT_MULTI_PLATFORM: image indexes are not supported yet");
-    }
     Ok(is_true("BUILDKIT_INLINE_CACHE"))
+}
+
+/// Whether the result is an index: of several platforms, or of one because `BUILDKIT_MULTI_PLATFORM` says so.
+fn multi_platform(args: &BTreeMap<String, String>, platforms: usize) -> Result<bool, RequestError> {
+    let Some(text) = args.get("BUILDKIT_MULTI_PLATFORM") else { return Ok(platforms > 1) };
+    match super::args::go_bool(text) {
+        Ok(false) if platforms > 1 => Err(RequestError::Build(
+            "conflicting config: returning multiple target platforms is not allowed".to_owned(),
+        )),
+        Ok(wanted) => Ok(wanted),
+        Err(_) => Err(RequestError::Build(format!("invalid boolean value for multi-platform: {text}"))),
+    }
 }
 
 /// `--allow-base`: patterns, and with `@` files of patterns.

@@ -10,7 +10,7 @@ use super::{RequestError, os_words, usage};
 use crate::cli::args_build::BuildArgs;
 use crate::cli::env::Env;
 use crate::cli::fields;
-use crate::export::output::{Dest, Kind, Output, OutputError, Push};
+use crate::export::output::{Annotations, Dest, Kind, Output, OutputError, Push};
 use crate::oci::reference::Reference;
 
 /// One result.
@@ -18,8 +18,8 @@ use crate::oci::reference::Reference;
 pub enum OutputSpec {
     /// The store, a registry, an archive, files.
     Export(Output),
-    /// `--load`: into a Docker engine.
-    LoadIntoDocker,
+    /// `--load`: an archive into a Docker engine.
+    Load(Output),
 }
 
 impl OutputSpec {
@@ -29,8 +29,13 @@ impl OutputSpec {
     }
 }
 
-/// All outputs asked for, or the store if there are none.
-pub(super) fn decide(args: &BuildArgs, tags: &[Reference], env: &Env) -> Result<Vec<OutputSpec>, RequestError> {
+/// All outputs asked for, or the store if there are none. `notes` gets what is true of some of them only.
+pub(super) fn decide(
+    args: &BuildArgs,
+    tags: &[Reference],
+    env: &Env,
+    notes: &mut Vec<String>,
+) -> Result<Vec<OutputSpec>, RequestError> {
     let mut outputs = Vec::new();
     let mut stdout_taken = false;
     for text in args.output.iter().filter(|text| !text.is_empty()) {
@@ -49,8 +54,9 @@ pub(super) fn decide(args: &BuildArgs, tags: &[Reference], env: &Env) -> Result<
             outputs.push(OutputSpec::Export(Output { kind, names: tags.to_vec(), ..Output::store() }));
         }
     }
-    if args.load && !outputs.contains(&OutputSpec::LoadIntoDocker) {
-        outputs.push(OutputSpec::LoadIntoDocker);
+    if args.load && !outputs.iter().any(|output| matches!(output, OutputSpec::Load(_))) {
+        let kind = Kind::Archive { docker: true, dest: Dest::Stream };
+        outputs.push(OutputSpec::Load(Output { kind, names: tags.to_vec(), ..Output::store() }));
     }
     let nameless = |output: &OutputSpec| matches!(output, OutputSpec::Export(Output { kind: Kind::Image(Some(_)), names, .. }) if names.is_empty());
     if outputs.iter().any(nameless) {
@@ -59,7 +65,28 @@ pub(super) fn decide(args: &BuildArgs, tags: &[Reference], env: &Env) -> Result<
     if outputs.is_empty() {
         outputs.push(OutputSpec::Export(Output { names: tags.to_vec(), ..Output::store() }));
     }
+    annotate(args, &mut outputs, notes)?;
     Ok(outputs)
+}
+
+/// Gives `--annotation` to every output that is an image.
+fn annotate(args: &BuildArgs, outputs: &mut [OutputSpec], notes: &mut Vec<String>) -> Result<(), RequestError> {
+    let mut annotations = Annotations::default();
+    for text in &args.annotation {
+        super::annotation::add(text, "manifest", &mut annotations)?;
+    }
+    for output in outputs {
+        let (OutputSpec::Export(output) | OutputSpec::Load(output)) = output;
+        match output.kind {
+            Kind::Image(_) | Kind::Archive { .. } => output.annotations.extend(annotations.clone()),
+            Kind::Local { .. } | Kind::Tar { .. } | Kind::CacheOnly if !annotations.is_empty() => {
+                let text = "--annotation: an output that is no image has no annotations";
+                notes.push(text.to_owned());
+            }
+            Kind::Local { .. } | Kind::Tar { .. } | Kind::CacheOnly => {}
+        }
+    }
+    Ok(())
 }
 
 /// One `--output`.
@@ -85,9 +112,7 @@ fn parse(text: &str, tags: &[Reference], env: &Env, stdout_taken: &mut bool) -> 
         "" => return usage("type is required for output"),
         other => return Err(RequestError::Build(format!("exporter {other:?} could not be found"))),
     }
-    if kind == "docker" && attributes.iter().all(|(key, _)| key == "name") {
-        return Ok(OutputSpec::LoadIntoDocker);
-    }
+    let load = kind == "docker" && attributes.iter().all(|(key, value)| key != "dest" || value.is_empty());
     if kind == "local" && attributes.iter().any(|(key, value)| key == "dest" && value == "-") {
         return Err(RequestError::Build("dest cannot be stdout for local exporter".to_owned()));
     }
@@ -98,6 +123,9 @@ fn parse(text: &str, tags: &[Reference], env: &Env, stdout_taken: &mut bool) -> 
     // As with Docker, --tag beats name=.
     if !tags.is_empty() && !matches!(output.kind, Kind::Local { .. } | Kind::Tar { .. } | Kind::CacheOnly) {
         output.names = tags.to_vec();
+    }
+    if load {
+        return Ok(OutputSpec::Load(output));
     }
     match &mut output.kind {
         Kind::Archive { dest, .. } | Kind::Tar { dest, .. } => match dest {

@@ -107,7 +107,14 @@ fn errors_in_dockers_words() {
                 "--build-context x=token .",
                 "failed to build: failed to get build context path {token <nil>}: not a directory",
             ),
-            ("--build-arg BUILDKIT_MULTI_PLATFORM=1 .", "BUILDKIT_MULTI_PLATFORM: image indexes are not supported yet"),
+            (
+                "--build-arg BUILDKIT_MULTI_PLATFORM=maybe .",
+                "failed to build: invalid boolean value for multi-platform: maybe",
+            ),
+            (
+                "--build-arg BUILDKIT_MULTI_PLATFORM=0 --platform linux/amd64,linux/arm64 .",
+                "failed to build: conflicting config: returning multiple target platforms is not allowed",
+            ),
         ] {
             match decide(env, line) {
                 Ok(request) => panic!("{line}: {request:?}"),
@@ -268,6 +275,10 @@ fn outputs() {
             |kind, names: &[Reference]| OutputSpec::Export(Output { kind, names: names.to_vec(), ..Output::store() });
         let image = |push| export(Kind::Image(push), &app);
         let archive = |docker, dest| export(Kind::Archive { docker, dest }, &app);
+        let load = || {
+            let kind = Kind::Archive { docker: true, dest: Dest::Stream };
+            OutputSpec::Load(Output { kind, names: app.clone(), ..Output::store() })
+        };
         let tar = |dest| export(Kind::Tar { dest, platform_split: None }, &[]);
         let local = || export(Kind::Local { dest: env.cwd.join("out"), platform_split: None }, &[]);
         let file = |name: &str| Dest::File(env.cwd.join(name));
@@ -280,9 +291,9 @@ fn outputs() {
             ("-o type=oci", vec![archive(false, Dest::Stream)]),
             ("-o type=oci,dest=d,tar=false", vec![archive(false, Dest::Directory(env.cwd.join("d")))]),
             ("-o type=docker,dest=x.tar", vec![archive(true, file("x.tar"))]),
-            ("-o type=docker", vec![OutputSpec::LoadIntoDocker]),
-            ("--load", vec![OutputSpec::LoadIntoDocker]),
-            ("--load -o type=docker", vec![OutputSpec::LoadIntoDocker]),
+            ("-o type=docker", vec![load()]),
+            ("--load", vec![load()]),
+            ("--load -o type=docker", vec![load()]),
             ("--push", vec![image(push.clone())]),
             ("--push -o type=image", vec![image(push.clone())]),
             ("--push -o out", vec![local(), image(push.clone())]),

@@ -388,7 +388,8 @@ fn check_annotations(
         return refuse("cannot export annotations with \"oci-mediatypes=false\"".to_owned());
     }
     let indexed = subject.indexed || subject.images.len() > 1;
-    if !indexed && !(annotations.index.is_empty() && annotations.index_descriptor.is_empty()) {
+    let for_index = !annotations.index.is_empty() || !annotations.index_descriptor.is_empty();
+    if for_index && !indexed {
         return refuse("index annotations not supported for single platform export".to_owned());
     }
     for wanted in annotations.platforms() {

@@ -29,13 +29,12 @@ fn context(rig: &Rig) -> String {
     context
 }
 
-/// Two stores of root, two of an ordinary user, with 1, 2 and 16 threads: one manifest digest.
+/// Two stores of root, two of an ordinary user, with 1, 2 and 16 threads: one manifest digest. (With a single uid a RUN cannot
+/// give files away, which is said when it is so.)
 #[test]
 fn the_same_manifest_from_anywhere() {
     let mut digests = Vec::new();
-    for (who, threads) in
-        [(Who::Root, "1"), (Who::Root, "16"), (Who::Multi, "2"), (Who::Multi, "16"), (Who::Single, "1")]
-    {
+    for (who, threads) in [(Who::Root, "1"), (Who::Root, "16"), (Who::Multi, "2"), (Who::Multi, "16")] {
         if !can_run(who) {
             continue;
         }

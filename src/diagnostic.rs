@@ -91,6 +91,11 @@ impl Diagnostic {
         }
     }
 
+    /// Whether it keeps BuildKit from reading any instruction.
+    pub fn is_of_shape(&self) -> bool {
+        self.kind == Kind::Syntax && self.code != "no-stage"
+    }
+
     /// Our form: `Dockerfile:7:12: what is wrong`, the line with a caret under the fault, and the help.
     pub fn render(&self) -> String {
         let mut out = String::new();
@@ -141,8 +146,7 @@ impl Diagnostic {
 
 /// The fault that BuildKit, which stops at one, would have met: it reads the shape of all lines before any instruction.
 pub fn headline(faults: &[Diagnostic]) -> Option<&Diagnostic> {
-    let shape = |fault: &&Diagnostic| fault.kind == Kind::Syntax && fault.code != "no-stage";
-    faults.iter().find(shape).or_else(|| faults.first())
+    faults.iter().find(|fault| fault.is_of_shape()).or_else(|| faults.first())
 }
 
 /// All faults in the order of their lines, with carets.

@@ -248,9 +248,6 @@ pub(super) fn explained(error: &BuildError, before: String) -> Failure {
             let first = headline(faults).map_or_else(String::new, Diagnostic::excerpt);
             (render_all(faults) + &first, error.to_string())
         }
-        BuildError::Image { file: source, lines, help: text, .. } => {
-            (crate::diagnostic::excerpt(source, *lines) + &help(text), error.to_string())
-        }
         BuildError::Step { error: StepError::Refused { help: text, .. }, .. } => (help(text), error.to_string()),
         BuildError::Step { .. } | BuildError::World { .. } => (String::new(), error.to_string()),
     };

@@ -89,10 +89,11 @@ fn check(
 ) -> Result<(answers::Report, Option<BuildError>), BuildError> {
     let source = spec.source.clone();
     let mut report = answers::Report { source, lints: Vec::new(), notes: Vec::new(), faults: Vec::new() };
-    let file = match dockerfile::parse(spec.source.clone()) {
-        Ok(file) => file,
-        Err(faults) => return Ok((answers::Report { faults, ..report }, None)),
-    };
+    let (file, faults) = dockerfile::read(spec.source.clone());
+    if !faults.is_empty() {
+        let lints = plan::check_unreadable(&file, spec.plan, &faults);
+        return Ok((answers::Report { lints, faults, ..report }, None));
+    }
     let ask = |facts: &Facts| {
         Ok(match plan::check(&file, spec.plan, facts) {
             Checked::Done { lints, notes, faults } => Asked::Answer((lints, notes, faults)),
@@ -106,8 +107,14 @@ fn check(
         }
         Err(error @ BuildError::Cancelled(_)) => return Err(error),
         Err(error) => {
-            (report.lints, report.notes) = plan::check_text(&file, spec.plan);
-            Some(error)
+            (report.lints, report.notes) = plan::check_without_images(&file, spec.plan);
+            match error {
+                BuildError::Dockerfile(faults) => {
+                    report.faults = faults;
+                    None
+                }
+                other => Some(other),
+            }
         }
     };
     report.notes.extend(notes_on_context(&file, inputs, request));

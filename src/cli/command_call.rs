@@ -61,9 +61,9 @@ pub(super) fn check(report: &Report) -> String {
 pub(super) fn check_json(report: &Report) -> String {
     let Report { source, lints, notes, faults } = report;
     let mut out = Map::new();
-    out.insert("warnings".to_owned(), in_order(lints).map(json_lint).collect());
+    out.insert("warnings".to_owned(), lints.iter().map(json_lint).collect());
     if !notes.is_empty() {
-        out.insert("notes".to_owned(), in_order(notes).map(json_lint).collect());
+        out.insert("notes".to_owned(), notes.iter().map(json_lint).collect());
     }
     let text = json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
     out.insert("sources".to_owned(), json!([text]));
@@ -82,7 +82,7 @@ pub(super) fn check_json(report: &Report) -> String {
     format!("{:#}\n", Value::Object(out))
 }
 
-fn in_order(lints: &[Lint]) -> impl Iterator<Item = &Lint> {
+fn by_line(lints: &[Lint]) -> impl Iterator<Item = &Lint> {
     let mut sorted: Vec<&Lint> = lints.iter().collect();
     sorted.sort_by_key(|lint| lint.lines.first);
     sorted.into_iter()
@@ -129,8 +129,8 @@ pub(super) fn sarif(report: &Report, path: &str) -> String {
             json!({ "ruleId": lint.rule, "level": level, "message": { "text": lint.message }, "locations": place(region) })
         }
     };
-    let mut results: Vec<Value> = in_order(&report.lints).map(result("warning")).collect();
-    results.extend(in_order(&report.notes).map(result("note")));
+    let mut results: Vec<Value> = by_line(&report.lints).map(result("warning")).collect();
+    results.extend(by_line(&report.notes).map(result("note")));
     results.extend(report.faults.iter().map(|fault| {
         let (line, column) = fault_position(fault);
         let region = json!({ "startLine": line, "startColumn": column });
@@ -149,7 +149,7 @@ pub(super) fn github(report: &Report, path: &str) -> String {
     let property = |value: &str| text(value).replace(':', "%3A").replace(',', "%2C");
     let mut out = String::new();
     for (level, lints) in [("warning", &report.lints), ("notice", &report.notes)] {
-        for lint in in_order(lints) {
+        for lint in by_line(lints) {
             let Lines { first, last } = lint.lines;
             let (file, message) = (property(path), text(&lint.message));
             let _ = writeln!(out, "::{level} file={file},line={first},endLine={last},title={}::{message}", lint.rule);
@@ -298,8 +298,10 @@ pub(super) fn questions(as_json: bool) -> String {
     tabs(&std::iter::once(heading).chain(QUESTIONS.into_iter().map(cells)).collect::<Vec<_>>(), 1)
 }
 
+/// Each line is a range of its own.
 fn location(lines: Lines) -> Value {
-    json!({ "ranges": [{ "start": { "line": lines.first }, "end": { "line": lines.last } }] })
+    let range = |line: u32| json!({ "start": { "line": line }, "end": { "line": line } });
+    json!({ "ranges": (lines.first..=lines.last).map(range).collect::<Vec<_>>() })
 }
 
 /// Empty texts are left out.

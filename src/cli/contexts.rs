@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rbuild_cache::Store;
 use rbuild_cache::digest::Blake3;
@@ -16,6 +16,7 @@ use super::far::{self, Place, Reach};
 use super::request::{BuildRequest, ContextSource, DockerfileSource, StdinKind, stdin_kind};
 use super::world::Opened;
 use crate::context::{Context, Ignore, TarContext};
+use crate::diagnostic::suggest;
 use crate::event::{Outcome, Progress};
 use crate::fetch::Fetcher;
 use crate::files::Root;
@@ -143,9 +144,12 @@ impl Inputs {
         let context = self.ignore.clone()?;
         let patterns = context.ignore()?.patterns();
         let plain = !patterns.is_empty() && !patterns.has_negated();
+        // The context itself is hidden by what hides everything in it, not by whatever pattern happens to match a dot.
+        let everything = patterns.iter().any(|p| matches!(p.to_string().as_str(), "*" | "**" | "**/*"));
         plain.then(|| {
             Ignored(Arc::new(move |path: &str| {
-                context.ignore().is_some_and(|ignore| ignore.patterns().matches(path.as_bytes()))
+                let may_be = everything || !matches!(path, "." | "/");
+                may_be && context.ignore().is_some_and(|ignore| ignore.patterns().matches(path.as_bytes()))
             }))
         })
     }
@@ -237,7 +241,11 @@ fn dockerfile(
                 path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
             match fs_err::File::open(path) {
                 Ok(file) => Ok(Source::new(name, read_text(file)?)),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(missing(&name)),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    let entries = path.parent().and_then(|dir| fs_err::read_dir(dir).ok()).into_iter().flatten();
+                    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+                    Err(missing(&name, names))
+                }
                 Err(e) => Err(Failure::of(&e).named("failed to build: failed to solve: failed to read dockerfile")),
             }
         }
@@ -252,10 +260,24 @@ fn dockerfile(
     }
 }
 
-fn missing(name: &str) -> Failure {
+/// There is no such Dockerfile; `names` are what stands where it was looked for.
+fn missing(wanted: &str, mut names: Vec<String>) -> Failure {
+    let file = wanted.rsplit('/').next().unwrap_or(wanted);
+    let near = suggest(file, names.iter().map(String::as_str), false).map(|near| near.to_lowercase());
+    names.retain(|name| {
+        let lower = name.to_lowercase();
+        let is_one = lower.contains("dockerfile") || lower.contains("containerfile") || near.as_ref() == Some(&lower);
+        is_one && !lower.ends_with(".dockerignore")
+    });
+    names.sort();
+    let help = match names.as_slice() {
+        [] => "help: -f names a Dockerfile elsewhere; a path in it is relative to the current directory".to_owned(),
+        names => format!("help: there is {}; choose one with -f", names.join(", ")),
+    };
     Failure::text(format!(
-        "failed to build: failed to solve: failed to read dockerfile: open {name}: no such file or directory"
+        "failed to build: failed to solve: failed to read dockerfile: open {wanted}: no such file or directory"
     ))
+    .after(help)
 }
 
 /// The Dockerfile in a context; `dockerfile` does where `Dockerfile` is missing.
@@ -268,7 +290,17 @@ fn in_context(path: Option<&str>, tree: &dyn Tree) -> Result<Arc<Source>, Failur
         let lower = at.parent().unwrap_or_default().join(b"dockerfile");
         found = follow(tree, &lower).map_err(|e| failed(&e))?;
     }
-    let Some(found) = found else { return Err(missing(wanted)) };
+    let Some(found) = found else {
+        let names = Mutex::new(Vec::new());
+        let note = |name: &[u8], _| {
+            let name = String::from_utf8_lossy(name).into_owned();
+            names.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+            false
+        };
+        // Where there is no such directory there are no names to tell.
+        let _ = tree.children(&at.parent().unwrap_or_default(), &note);
+        return Err(missing(wanted, names.into_inner().unwrap_or_else(PoisonError::into_inner)));
+    };
     let text = read_text(tree.read(&found.entry.path).map_err(|e| failed(&e))?)?;
     Ok(Source::new(String::from_utf8_lossy(at.name()), text))
 }

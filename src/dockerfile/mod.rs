@@ -30,9 +30,12 @@ use crate::source::{Lines, Source, Span};
 
 /// Reads a whole file. On failure all its faults are reported, in the order of their lines.
 pub fn parse(source: Arc<Source>) -> Result<Dockerfile, Vec<Diagnostic>> {
-    if source.text.is_empty() {
-        return Err(vec![of_file(&source, "empty-file", "the Dockerfile cannot be empty")]);
-    }
+    let (file, faults) = read(source);
+    if faults.is_empty() { Ok(file) } else { Err(faults) }
+}
+
+/// Reads what can be read of a file, and says what cannot, in the order of the lines.
+pub fn read(source: Arc<Source>) -> (Dockerfile, Vec<Diagnostic>) {
     let mut reader = Reader { source: &source, splitter: Splitter::new(&source), faults: Vec::new() };
     let mut global_args = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
@@ -72,17 +75,16 @@ pub fn parse(source: Arc<Source>) -> Result<Dockerfile, Vec<Diagnostic>> {
     faults.extend(splitter.faults.iter().map(|fault| of_split(&source, fault)));
     faults.sort_by_key(|fault| fault.lines.map_or(u32::MAX, |lines| lines.first));
     if faults.is_empty() && stages.is_empty() {
-        faults.push(if any {
+        faults.push(if source.text.is_empty() {
+            of_file(&source, "empty-file", "the Dockerfile cannot be empty")
+        } else if any {
             of_file(&source, "no-stages", "dockerfile contains no stages to build")
         } else {
             of_file(&source, "no-instructions", "file with no instructions")
         });
     }
-    if !faults.is_empty() {
-        return Err(faults);
-    }
     let (directives, lints) = (splitter.directives, splitter.lints);
-    Ok(Dockerfile { source, directives, global_args, stages, lints })
+    (Dockerfile { source, directives, global_args, stages, lints }, faults)
 }
 
 /// Reads the text of an ONBUILD trigger: one instruction, with backslash as escape, heredocs included. Faults point into
@@ -208,6 +210,7 @@ fn of_file(source: &Arc<Source>, code: &'static str, text: &str) -> Diagnostic {
 fn of_split(source: &Arc<Source>, fault: &SplitFault) -> Diagnostic {
     Diagnostic {
         kind: Kind::Syntax,
+        help: fault.help.clone(),
         ..Diagnostic::meaning(fault.code, fault.text.clone(), source, fault.span, fault.lines)
     }
 }

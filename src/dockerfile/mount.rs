@@ -4,6 +4,7 @@
 //! Knows no stages, no defaults that depend on them, and no paths: a relative target stays relative.
 
 use std::fmt;
+use std::ops::Range;
 
 use pest::Parser as _;
 
@@ -235,6 +236,17 @@ pub fn parse(value: &str, expand: &mut dyn FnMut(&str) -> Result<String, WordErr
     });
     mount.consistent()?;
     Ok(mount)
+}
+
+/// The field that is to blame for a fault of [`parse`]: what ends the shortest beginning of the mount that has the same fault.
+pub fn faulty_field(mount: &str, fault: &str) -> Option<Range<usize>> {
+    let is_fault = |end: usize| {
+        let parsed = parse(&mount[..end], &mut |value| Ok(value.to_owned()));
+        parsed.is_err_and(|error| error.to_string() == fault)
+    };
+    let mut ends = mount.match_indices(',').map(|(at, _)| at).chain([mount.len()]);
+    let end = ends.find(|end| is_fault(*end))?;
+    Some(mount[..end].rfind(',').map_or(0, |comma| comma + 1)..end)
 }
 
 impl Mount {

@@ -17,6 +17,36 @@ pub struct Rule {
     pub page: &'static str,
     /// Whose it is.
     pub origin: Origin,
+    /// When BuildKit looks for it.
+    pub pass: Pass,
+}
+
+/// BuildKit goes over a file several times and reports as it goes: by pass, and in a pass by line. It stops where it meets a
+/// fault, so what later passes would find is not reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pass {
+    /// Physical lines are joined.
+    Lines,
+    /// Each instruction is read.
+    Instructions,
+    /// Stage names are compared.
+    Names,
+    /// Keywords are compared.
+    Casing,
+    /// FROM lines are expanded with the defaults of their arguments.
+    Defaults,
+    /// FROM lines are expanded.
+    From,
+    /// Base images are asked for.
+    Bases,
+    /// Each instruction is worked out.
+    Meaning,
+}
+
+/// Puts findings in the order in which BuildKit reports them.
+pub fn in_order(lints: &mut [Lint]) {
+    let pass = |lint: &Lint| Rule::find(lint.rule).map_or(Pass::Meaning, |rule| rule.pass);
+    lints.sort_by_cached_key(|lint| (pass(lint), lint.lines.first));
 }
 
 /// Whose a rule is, which decides when it counts.
@@ -36,46 +66,47 @@ pub enum Origin {
 const URL: &str = "https://docs.docker.com/go/dockerfile/rule/";
 
 macro_rules! rules {
-    ($($origin:ident $name:literal $file:literal $description:literal;)*) => {
+    ($($origin:ident $pass:ident $name:literal $file:literal $description:literal;)*) => {
         /// All rules, BuildKit's first.
         pub const RULES: &[Rule] = &[$(Rule {
             name: $name,
             description: $description,
             page: include_str!(concat!("../../docs/lint/", $file, ".md")),
             origin: Origin::$origin,
+            pass: Pass::$pass,
         },)*];
     };
 }
 
 rules! {
-    BuildKit "StageNameCasing" "stage-name-casing" "Stage names should be lowercase";
-    BuildKit "FromAsCasing" "from-as-casing" "The 'as' keyword should match the case of the 'from' keyword";
-    BuildKit "NoEmptyContinuation" "no-empty-continuation" "Empty continuation lines will become errors in a future release";
-    BuildKit "ConsistentInstructionCasing" "consistent-instruction-casing" "All commands within the Dockerfile should use the same casing (either upper or lower)";
-    BuildKit "DuplicateStageName" "duplicate-stage-name" "Stage names should be unique";
-    BuildKit "ReservedStageName" "reserved-stage-name" "Reserved words should not be used as stage names";
-    BuildKit "JSONArgsRecommended" "json-args-recommended" "JSON arguments recommended for ENTRYPOINT/CMD to prevent unintended behavior related to OS signals";
-    BuildKit "MaintainerDeprecated" "maintainer-deprecated" "The MAINTAINER instruction is deprecated, use a label instead to define an image author";
-    BuildKit "UndefinedArgInFrom" "undefined-arg-in-from" "FROM command must use declared ARGs";
-    BuildKit "WorkdirRelativePath" "workdir-relative-path" "Relative workdir without an absolute workdir declared within the build can have unexpected results if the base image changes";
-    BuildKit "UndefinedVar" "undefined-var" "Variables should be defined before their use";
-    BuildKit "MultipleInstructionsDisallowed" "multiple-instructions-disallowed" "Multiple instructions of the same type should not be used in the same stage";
-    BuildKit "LegacyKeyValueFormat" "legacy-key-value-format" "Legacy key/value format with whitespace separator should not be used";
-    BuildKit "InvalidBaseImagePlatform" "invalid-base-image-platform" "Base image platform does not match expected target platform";
-    BuildKit "RedundantTargetPlatform" "redundant-target-platform" "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior";
-    BuildKit "SecretsUsedInArgOrEnv" "secrets-used-in-arg-or-env" "Sensitive data should not be used in the ARG or ENV commands";
-    BuildKit "InvalidDefaultArgInFrom" "invalid-default-arg-in-from" "Default value for global ARG results in an empty or invalid base image name";
-    BuildKit "FromPlatformFlagConstDisallowed" "from-platform-flag-const-disallowed" "FROM --platform flag should not use a constant value";
-    BuildKit "CopyIgnoredFile" "copy-ignored-file" "Attempting to Copy file that is excluded by .dockerignore";
-    Experimental "InvalidDefinitionDescription" "invalid-definition-description" "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment.";
-    BuildKit "ExposeProtoCasing" "expose-proto-casing" "Protocol in EXPOSE instruction should be lowercase";
-    BuildKit "ExposeInvalidFormat" "expose-invalid-format" "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release";
-    Ours "ArgInvalidatesCache" "arg-invalidates-cache" "An ARG that changes with every build should not come before RUN instructions that do not use it";
-    Ours "HeredocWithoutErrexit" "heredoc-without-errexit" "A heredoc with several commands should stop at the first one that fails";
-    Ours "AptUpdateAlone" "apt-update-alone" "apt-get update belongs into the same RUN as the installation that needs it";
-    Ours "AptCacheSharing" "apt-cache-sharing" "Cache mounts for apt should use sharing=locked";
-    Ours "ContextMissingIgnore" "context-missing-ignore" "What no image needs should be excluded by .dockerignore";
-    Policy "BaseImageNotAllowed" "base-image-not-allowed" "Images must be among those that --allow-base names";
+    BuildKit Instructions "StageNameCasing" "stage-name-casing" "Stage names should be lowercase";
+    BuildKit Instructions "FromAsCasing" "from-as-casing" "The 'as' keyword should match the case of the 'from' keyword";
+    BuildKit Lines "NoEmptyContinuation" "no-empty-continuation" "Empty continuation lines will become errors in a future release";
+    BuildKit Casing "ConsistentInstructionCasing" "consistent-instruction-casing" "All commands within the Dockerfile should use the same casing (either upper or lower)";
+    BuildKit Names "DuplicateStageName" "duplicate-stage-name" "Stage names should be unique";
+    BuildKit Names "ReservedStageName" "reserved-stage-name" "Reserved words should not be used as stage names";
+    BuildKit Meaning "JSONArgsRecommended" "json-args-recommended" "JSON arguments recommended for ENTRYPOINT/CMD to prevent unintended behavior related to OS signals";
+    BuildKit Instructions "MaintainerDeprecated" "maintainer-deprecated" "The MAINTAINER instruction is deprecated, use a label instead to define an image author";
+    BuildKit From "UndefinedArgInFrom" "undefined-arg-in-from" "FROM command must use declared ARGs";
+    BuildKit Meaning "WorkdirRelativePath" "workdir-relative-path" "Relative workdir without an absolute workdir declared within the build can have unexpected results if the base image changes";
+    BuildKit Meaning "UndefinedVar" "undefined-var" "Variables should be defined before their use";
+    BuildKit Meaning "MultipleInstructionsDisallowed" "multiple-instructions-disallowed" "Multiple instructions of the same type should not be used in the same stage";
+    BuildKit Meaning "LegacyKeyValueFormat" "legacy-key-value-format" "Legacy key/value format with whitespace separator should not be used";
+    BuildKit Bases "InvalidBaseImagePlatform" "invalid-base-image-platform" "Base image platform does not match expected target platform";
+    BuildKit From "RedundantTargetPlatform" "redundant-target-platform" "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior";
+    BuildKit Meaning "SecretsUsedInArgOrEnv" "secrets-used-in-arg-or-env" "Sensitive data should not be used in the ARG or ENV commands";
+    BuildKit Defaults "InvalidDefaultArgInFrom" "invalid-default-arg-in-from" "Default value for global ARG results in an empty or invalid base image name";
+    BuildKit From "FromPlatformFlagConstDisallowed" "from-platform-flag-const-disallowed" "FROM --platform flag should not use a constant value";
+    BuildKit Meaning "CopyIgnoredFile" "copy-ignored-file" "Attempting to Copy file that is excluded by .dockerignore";
+    Experimental Instructions "InvalidDefinitionDescription" "invalid-definition-description" "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment.";
+    BuildKit Meaning "ExposeProtoCasing" "expose-proto-casing" "Protocol in EXPOSE instruction should be lowercase";
+    BuildKit Meaning "ExposeInvalidFormat" "expose-invalid-format" "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release";
+    Ours Meaning "ArgInvalidatesCache" "arg-invalidates-cache" "An ARG that changes with every build should not come before RUN instructions that do not use it";
+    Ours Meaning "HeredocWithoutErrexit" "heredoc-without-errexit" "A heredoc with several commands should stop at the first one that fails";
+    Ours Meaning "AptUpdateAlone" "apt-update-alone" "apt-get update belongs into the same RUN as the installation that needs it";
+    Ours Meaning "AptCacheSharing" "apt-cache-sharing" "Cache mounts for apt should use sharing=locked";
+    Ours Meaning "ContextMissingIgnore" "context-missing-ignore" "What no image needs should be excluded by .dockerignore";
+    Policy Meaning "BaseImageNotAllowed" "base-image-not-allowed" "Images must be among those that --allow-base names";
 }
 
 impl Rule {

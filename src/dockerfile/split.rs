@@ -53,6 +53,8 @@ pub(super) struct SplitFault {
     pub(super) span: Span,
     /// Its lines.
     pub(super) lines: Lines,
+    /// What to do about it.
+    pub(super) help: Option<String>,
 }
 
 /// Cuts a source into logical lines.
@@ -166,6 +168,7 @@ impl<'a> Splitter<'a> {
                     text: "unterminated heredoc".into(),
                     span,
                     lines,
+                    help: Some(format!("no line below consists of {} alone", marker.name)),
                 });
                 line.lines.last = self.number;
                 return taken;
@@ -201,6 +204,7 @@ impl<'a> Splitter<'a> {
                 text: format!("dockerfile line greater than max allowed size of {MAX_LINE}"),
                 span: Span::new(line.start + MAX_LINE, line.start + without_newline),
                 lines: Lines { first: line.number, last: line.number },
+                help: None,
             });
         }
         Some(line)
@@ -267,7 +271,7 @@ impl<'a> Splitter<'a> {
             let end = line.start + line.text().len();
             let lines = Lines { first: line.number, last: line.number };
             let start = end - line.text().trim_start().len();
-            self.faults.push(SplitFault { code, text, span: Span::new(start, end), lines });
+            self.faults.push(SplitFault { code, text, span: Span::new(start, end), lines, help: None });
         }
         true
     }
@@ -279,7 +283,8 @@ impl<'a> Splitter<'a> {
             (Name::Escape, "`") => self.directives.escape = '`',
             (Name::Escape, other) => return Err(format!("invalid escape token '{other}' does not match ` or \\")),
             (Name::Check, value) => {
-                self.directives.check = Some(directive::parse_check(directive::up_to_blank(value))?);
+                let check = directive::parse_check(directive::up_to_blank(value));
+                self.directives.check = Some(check.map_err(|text| format!("failed to parse check options: {text}"))?);
             }
         }
         Ok(())
@@ -337,7 +342,7 @@ mod tests {
         check("# foo=bar\n# escape=`\nRUN x `", &["3-3 RUN x ` #foo=bar #escape=`"]);
         check("#Escape = `\n# escape=`\nx", &["3-3 x", "fault 2 only one escape parser directive can be used"]);
         check("# escape=x\nx", &["2-2 x", "fault 1 invalid escape token 'x' does not match ` or \\"]);
-        check("# check=skp=x\nx", &["2-2 x", "fault 1 invalid check option \"skp\""]);
+        check("# check=skp=x\nx", &["2-2 x", "fault 1 failed to parse check options: invalid check option \"skp\""]);
     }
 
     #[test]

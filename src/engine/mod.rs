@@ -166,6 +166,12 @@ impl StepError {
     pub fn refused(message: impl Into<String>) -> Self {
         Self::Refused { message: message.into(), help: None }
     }
+
+    /// A fault of the step itself, and what helps.
+    pub fn refused_with_help(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Refused { message: message.into(), help: Some(help.into()) }
+    }
+
     /// A fault of the world while doing something.
     pub fn world(doing: impl Into<String>, error: &dyn std::error::Error) -> Self {
         let mut reason = error.to_string();

@@ -123,7 +123,8 @@ pub(super) fn prepare(job: &Job<'_>, op: &Run, inputs: MountInputs, scratch: &Pa
             MountKind::Secret { id, file, env, required, mode, uid, gid } => {
                 let value = job.engine.secrets.get(id);
                 if value.is_none() && *required {
-                    return Err(StepError::refused(format!("secret {id}: not found")));
+                    let help = format!("give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE");
+                    return Err(StepError::refused_with_help(format!("secret {id}: not found"), help));
                 }
                 if let Some(name) = env {
                     // One that is not there makes no file, but an empty variable.
@@ -141,7 +142,9 @@ pub(super) fn prepare(job: &Job<'_>, op: &Run, inputs: MountInputs, scratch: &Pa
                 }
                 let Some(source) = job.engine.agents.get(id) else {
                     if *required {
-                        return Err(StepError::refused(no_agent(id, job.engine.agents.is_empty())));
+                        let help = format!("forward your agent with --ssh {id}, or a socket with --ssh {id}=SOCKET");
+                        let fault = no_agent(id, job.engine.agents.is_empty());
+                        return Err(StepError::refused_with_help(fault, help));
                     }
                     continue;
                 };

@@ -68,10 +68,12 @@ impl Work for RunWork<'_> {
     fn make(&self, job: &Job<'_>, inputs: MountInputs) -> Result<StepLayer, StepError> {
         let (op, engine) = (self.0, job.engine);
         if op.network == Network::Host && !engine.options.allow_host_network {
-            return Err(StepError::refused("network.host is not allowed"));
+            let help = "allow it with --allow network.host";
+            return Err(StepError::refused_with_help("network.host is not allowed", help));
         }
         if op.insecure && !engine.options.allow_insecure {
-            return Err(StepError::refused("security.insecure is not allowed"));
+            let help = "allow it with --allow security.insecure";
+            return Err(StepError::refused_with_help("security.insecure is not allowed", help));
         }
         let ids = engine.layer_ids(job.plan, &job.parent, Need::Files)?;
         let account = account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, op)?;

@@ -6,19 +6,47 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// How the first part of a platform looks; both shapes are quoted in messages.
+const OS_SHAPE: &str = r"^([A-Za-z0-9_-]+)(?:\(([A-Za-z0-9_.%-]*)((?:\+[A-Za-z0-9_.%-]+)*)\))?$";
+/// How the others look.
+const PART_SHAPE: &str = r"^[A-Za-z0-9_.-]+$";
+
 /// A text is not a platform.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlatformError {
     /// Neither an operating system nor an architecture.
     #[error("{0:?}: unknown operating system or architecture: invalid argument")]
     Unknown(String),
-    /// Too many parts or strange characters.
+    /// The first part is no operating system by its shape.
+    #[error(
+        "{part:?} is an invalid OS component of {whole:?}: OSAndVersion specifier component must match {OS_SHAPE:?}: invalid argument"
+    )]
+    Os {
+        /// The first part.
+        part: String,
+        /// All of it.
+        whole: String,
+    },
+    /// Another part has strange characters, or none.
+    #[error(
+        "{part:?} is an invalid component of {whole:?}: platform specifier component must match {PART_SHAPE:?}: invalid argument"
+    )]
+    Part {
+        /// The part.
+        part: String,
+        /// All of it.
+        whole: String,
+    },
+    /// Too many parts.
     #[error("{0:?}: cannot parse platform specifier: invalid argument")]
-    Format(String),
+    TooManyParts(String),
     /// `*` is reserved.
     #[error("{0:?}: wildcards not yet supported: invalid argument")]
     Wildcard(String),
 }
+
+/// `os/arch/variant`
+const MAX_PARTS: usize = 3;
 
 /// A platform in its normal form (`amd64`, not `x86_64`; no `v8` on `arm64`). Field names are those of OCI indexes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,19 +92,15 @@ impl Platform {
         if text.contains('*') {
             return Err(PlatformError::Wildcard(text.to_owned()));
         }
-        let format = || PlatformError::Format(text.to_owned());
-        let word = |part: &&str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+        let parts: Vec<&str> = text.splitn(MAX_PARTS + 1, '/').collect();
+        let (first, others) = parts.split_first().expect("a split text has a first part");
+        let Some((name, options)) = split_os(first) else {
+            return Err(PlatformError::Os { part: (*first).to_owned(), whole: text.to_owned() });
         };
-        let (first, rest) = text.split_once('/').map_or((text, None), |(first, rest)| (first, Some(rest)));
-        let (name, options) = match first.split_once('(') {
-            Some((name, options)) => (name, Some(options.strip_suffix(')').ok_or_else(format)?)),
-            None => (first, None),
-        };
-        let parts: Vec<&str> = std::iter::once(name).chain(rest.into_iter().flat_map(|r| r.split('/'))).collect();
-        if !parts.iter().all(word) {
-            return Err(format());
+        if let Some(part) = others.iter().find(|part| !is_word(part, "_.-")) {
+            return Err(PlatformError::Part { part: (*part).to_owned(), whole: text.to_owned() });
         }
+        let parts: Vec<&str> = std::iter::once(name).chain(others.iter().copied()).collect();
         let mut platform = match parts.as_slice() {
             [os] if is_os(&normal_os(os)) => Self::new(os, &host.architecture, &host.variant),
             [arch] if options.is_none() => {
@@ -89,7 +113,7 @@ impl Platform {
             [_] => return Err(PlatformError::Unknown(text.to_owned())),
             [os, arch] => Self::new(os, arch, ""),
             [os, arch, variant] => Self::new(os, arch, variant),
-            _ => return Err(format()),
+            _ => return Err(PlatformError::TooManyParts(text.to_owned())),
         };
         if let Some(options) = options {
             let mut options = options.split('+');
@@ -146,6 +170,27 @@ impl fmt::Display for Platform {
             .filter(|part| !part.is_empty())
             .try_for_each(|part| write!(f, "/{part}"))
     }
+}
+
+/// The name of an operating system, and what stands in brackets behind it: `version+feature…`.
+fn split_os(part: &str) -> Option<(&str, Option<&str>)> {
+    let (name, options) = match part.split_once('(') {
+        Some((name, options)) => (name, Some(options.strip_suffix(')')?)),
+        None => (part, None),
+    };
+    let (version, features) = options.map_or((None, None), |text| match text.split_once('+') {
+        Some((version, features)) => (Some(version), Some(features)),
+        None => (Some(text), None),
+    });
+    let fits = is_word(name, "_-")
+        && version.is_none_or(|text| text.is_empty() || is_word(text, "_.%-"))
+        && features.is_none_or(|text| text.split('+').all(|feature| is_word(feature, "_.%-")));
+    fits.then_some((name, options))
+}
+
+/// At least one letter, digit or one of `signs`.
+fn is_word(text: &str, signs: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
 }
 
 /// Windows images run only on the build number they were made for; elsewhere versions are not compared.
@@ -325,9 +370,15 @@ mod tests {
         let error = |text: &str| Platform::parse(text, &parse("linux")).expect_err(text).to_string();
         assert_eq!(error("bogus"), "\"bogus\": unknown operating system or architecture: invalid argument");
         assert_eq!(error("a/b/c/d"), "\"a/b/c/d\": cannot parse platform specifier: invalid argument");
-        assert_eq!(error("linux/"), "\"linux/\": cannot parse platform specifier: invalid argument");
+        assert_eq!(
+            error("linux/"),
+            r#""" is an invalid component of "linux/": platform specifier component must match "^[A-Za-z0-9_.-]+$": invalid argument"#
+        );
         assert_eq!(error("linux/*"), "\"linux/*\": wildcards not yet supported: invalid argument");
-        assert!(error("linux(1/amd64").contains("cannot parse"));
+        assert_eq!(
+            error("linux(1/amd64"),
+            r#""linux(1" is an invalid OS component of "linux(1/amd64": OSAndVersion specifier component must match "^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.%-]*)((?:\\+[A-Za-z0-9_.%-]+)*)\\))?$": invalid argument"#
+        );
     }
 
     #[test]

@@ -14,21 +14,9 @@ pub enum BuildError {
     /// The user asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
-    /// The Dockerfile cannot be built as written; all faults found.
+    /// The Dockerfile cannot be built as written, or an image it names cannot be had; all faults found.
     #[error("{}", headline(.0).map(Diagnostic::message).unwrap_or_default())]
     Dockerfile(Vec<Diagnostic>),
-    /// An image cannot be had.
-    #[error("{message}")]
-    Image {
-        /// The Dockerfile.
-        file: Arc<Source>,
-        /// The lines that need it.
-        lines: Lines,
-        /// What is wrong.
-        message: String,
-        /// What may help.
-        help: Option<String>,
-    },
     /// A step failed.
     #[error("{error}")]
     Step {

@@ -13,6 +13,7 @@ use crate::event::Outcome;
 use crate::oci::platform::Platform;
 use crate::plan::graph::Plan;
 use crate::plan::{self, Facts, ImageFacts, ImageRequest, PlanOptions, Planned};
+use crate::source::Span;
 
 /// ONBUILD triggers may ask for images whose triggers ask for images; nobody nests deeper.
 const MAX_ROUNDS: usize = 32;
@@ -58,14 +59,26 @@ pub fn resolve<T>(
             Asked::Answer(answer) => return Ok((answer, images)),
             Asked::Needs(requests) => requests,
         };
-        for (request, found) in ask_all(world, spec, requests) {
-            let resolved = found.map_err(|error| refused(file, &request, &error))?;
-            world.cancel.check()?;
+        let answers = ask_all(world, spec, requests);
+        world.cancel.check()?;
+        let mut faults = Vec::new();
+        for (request, found) in answers {
+            let resolved = match found {
+                Ok(resolved) => resolved,
+                Err(error) => {
+                    faults.push(refused(file, &request, &error));
+                    continue;
+                }
+            };
             let config = resolved.image.parsed().map_err(|e| BuildError::world(request.reference.clone(), &e))?;
             let handle = resolved.id.to_string();
             let digest = resolved.digest.map(|digest| digest.to_string());
             images.insert(handle.clone(), resolved.image);
             facts.answer(&request, ImageFacts { handle, config, digest });
+        }
+        if !faults.is_empty() {
+            faults.sort_by_key(|fault| fault.lines);
+            return Err(BuildError::Dockerfile(faults));
         }
     }
     let reason = format!("ONBUILD triggers still ask for images after {MAX_ROUNDS} rounds");
@@ -115,13 +128,23 @@ fn ask_all(
     })
 }
 
-fn refused(file: &Dockerfile, request: &ImageRequest, error: &PullError) -> BuildError {
-    let reference = &request.reference;
+/// The fault of the instruction that needs an image which cannot be had.
+fn refused(file: &Dockerfile, request: &ImageRequest, error: &PullError) -> Diagnostic {
+    let (reference, source, lines) = (&request.reference, &file.source, request.lines);
     let mut message = format!("{}: failed to resolve source metadata for {reference}: {error}", request.written);
-    let mut help = None;
     if let Some(suggestion) = &request.suggestion {
         message += &format!(" (did you mean {suggestion}?)");
-        help = Some(format!("there is a stage or image named {suggestion}"));
     }
-    BuildError::Image { file: file.source.clone(), lines: request.lines, message, help }
+    // The name as it stands there, or the whole instruction where variables make it up.
+    let (start, end) = (source.line_start(lines.first) as usize, source.line_start(lines.last + 1) as usize);
+    let text = source.text[start..end].trim_end();
+    let span = match text.find(&request.written) {
+        Some(at) => Span::new(start + at, start + at + request.written.len()),
+        None => Span::new(start + (text.len() - text.trim_start().len()), start + text.len()),
+    };
+    let fault = Diagnostic::meaning("image-unavailable", message, source, span, lines);
+    match &request.suggestion {
+        Some(suggestion) => fault.with_help(format!("there is a stage or image named {suggestion}")),
+        None => fault,
+    }
 }

@@ -369,7 +369,9 @@ impl StageFold<'_, '_> {
             let site = here.at(word);
             let split = scope::expand_split(&word.text, self.escape(), &self.state.env);
             for text in split.map_err(|text| site.fault("expansion", text))? {
-                let ports = expose::parse(&text).map_err(|text| site.fault("bad-port", text))?;
+                let ports = expose::parse(&text).map_err(|text| {
+                    site.fault("bad-port", text).with_help("write PORT, FIRST-LAST or PORT/PROTOCOL (tcp, udp or sctp)")
+                })?;
                 let lines = here.site.lines;
                 let mut linter = self.linter(here);
                 if ports.odd_case {

@@ -2,7 +2,7 @@
 //!
 //! A rule runs unless a `# check=` directive, the comment above the instruction or `BUILDKIT_DOCKERFILE_CHECK` skips it.
 
-use crate::diagnostic::suggest;
+use crate::diagnostic::{Diagnostic, suggest};
 use crate::dockerfile::advice::advice;
 use crate::dockerfile::ast::{self, Check, Dockerfile, Lint};
 use crate::dockerfile::directive::parse_check;
@@ -16,6 +16,7 @@ use crate::plan::env::Env;
 use crate::plan::options::PlanOptions;
 use crate::plan::paths;
 use crate::plan::scope::{Globals, NOT_IN_ENV};
+use crate::plan::site;
 use crate::source::Lines;
 
 /// Collects the findings of one instruction.
@@ -43,12 +44,23 @@ impl<'a> Linter<'a> {
     }
 }
 
+/// The build argument that replaces the check directive.
+const CHECK_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
 /// The check options of the whole file: the build-arg replaces the directive.
 pub(crate) fn check_of_file(file: &Dockerfile, options: &PlanOptions) -> Option<Check> {
-    match options.build_arg("BUILDKIT_DOCKERFILE_CHECK") {
+    match options.build_arg(CHECK_ARG) {
+        // That it can be read was checked before.
         Some(text) => parse_check(text).ok(),
         None => file.directives.check.clone(),
     }
+}
+
+/// Refuses a build argument that has no check options in it.
+pub(crate) fn build_arg_is_readable(file: &Dockerfile, options: &PlanOptions) -> Result<(), Diagnostic> {
+    let Some(Err(text)) = options.build_arg(CHECK_ARG).map(parse_check) else { return Ok(()) };
+    let fault = site::of_file(file, "bad-check", format!("failed to parse build-arg:{CHECK_ARG}: {text}"));
+    Err(fault.with_help(r#"options are "skip=RULE,…", "error=true" and "experimental=RULE,…", joined by ";""#))
 }
 
 /// L09

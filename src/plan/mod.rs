@@ -39,9 +39,10 @@ pub use facts::{Facts, ImageFacts, ImageRequest, Purpose};
 pub use options::{Ignored, NamedContext, NoCache, PlanOptions};
 pub use remote::git_context;
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, headline};
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::dockerfile::lint::{lint_instructions, lint_stages};
+use crate::dockerfile::rules::{Pass, Rule, in_order};
 use fold::Fold;
 use graph::{HistoryDraft, ImageDraft, Plan};
 use outline::Outline;
@@ -127,13 +128,37 @@ pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked
     Checked::Done { lints, notes, faults }
 }
 
-/// Findings of the rules that look at the text only, and notes, as in [`Checked::Done`].
-pub fn check_text(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>) {
+/// Findings of the rules that need no image, and notes, as in [`Checked::Done`].
+pub fn check_without_images(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>) {
+    let mut lints = Vec::new();
+    // Faults were reported before any image was asked for.
+    let _ = Inputs::new(file, options, &Facts::new(), &mut lints);
+    let (of_text, notes) = check_text(file, options);
+    lints.extend(of_text);
+    in_order(&mut lints);
+    (lints, notes)
+}
+
+/// Findings in a file that could not be read to its end: those that BuildKit reports before it meets the fault.
+pub fn check_unreadable(file: &Dockerfile, options: &PlanOptions, faults: &[Diagnostic]) -> Vec<Lint> {
+    let Some(fault) = headline(faults).filter(|fault| !fault.is_of_shape()) else { return Vec::new() };
+    let end = fault.lines.map_or(u32::MAX, |lines| lines.first);
+    let mut lints = lint_stages(file, lint::check_of_file(file, options).as_ref(), &|_| false);
+    lints.retain(|lint| match Rule::find(lint.rule).map(|rule| rule.pass) {
+        Some(Pass::Lines) => true,
+        Some(Pass::Instructions) => lint.lines.first < end,
+        Some(Pass::Names | Pass::Casing | Pass::Defaults | Pass::From | Pass::Bases | Pass::Meaning) | None => false,
+    });
+    in_order(&mut lints);
+    lints
+}
+
+/// Findings of the rules that look at the text only, and notes.
+fn check_text(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>) {
     let check = lint::check_of_file(file, options);
     let mut lints = lint_stages(file, check.as_ref(), &|_| true);
     let (warnings, notes) = lint::advise(file, check.as_ref(), &|_| true);
     lints.extend(warnings);
-    in_order(&mut lints);
     (lints, notes)
 }
 
@@ -144,6 +169,9 @@ pub fn outline(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Resul
     Ok(match inputs.fold(&mut lints)? {
         Folded::Needs(missing) => Outlined::Needs(missing),
         Folded::Done(fold, target, reached) => {
+            inputs.add_text_lints(&reached, &mut lints);
+            inputs.advise(&reached, &mut lints);
+            inputs.refuse_lints(&lints)?;
             let reads = |stage: usize| {
                 let triggers = reached.triggers.get(&stage).into_iter().flatten();
                 triggers.flat_map(|trigger| trigger.reads.clone()).collect()
@@ -178,6 +206,7 @@ impl<'a> Inputs<'a> {
         facts: &'a Facts,
         lints: &mut Vec<Lint>,
     ) -> Result<Self, Vec<Diagnostic>> {
+        lint::build_arg_is_readable(file, options).map_err(one)?;
         lint::default_base_names(file, options, lints);
         let mut globals = Globals::new(file, options).map_err(one)?;
         let (epoch, options) = epoch::resolve(file, options, &mut globals).map_err(one)?;
@@ -188,7 +217,14 @@ impl<'a> Inputs<'a> {
     /// Folds what the target needs, or says what must be known for that.
     fn fold(&self, lints: &mut Vec<Lint>) -> Result<Folded<'_>, Vec<Diagnostic>> {
         let target = self.stages.target(self.options.target.as_deref());
-        let target = target.map_err(|text| one(site::of_file(self.file, "unknown-target", text)))?;
+        let target = target.map_err(|text| {
+            let names: Vec<&str> = self.file.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
+            let fault = site::of_file(self.file, "unknown-target", text);
+            one(match names.as_slice() {
+                [] => fault.with_help("no stage has a name; FROM image AS name gives one"),
+                names => fault.with_help(format!("there are {}", names.join(", "))),
+            })
+        })?;
         let count = self.stages.list.len();
         let roots = if self.options.all_stages { (0..count).collect() } else { vec![target] };
         let mut reached = reach::reach(roots, self.file, &self.stages, &self.options, self.facts)?;
@@ -272,9 +308,4 @@ impl<'a> Inputs<'a> {
 
 fn one(fault: Diagnostic) -> Vec<Diagnostic> {
     vec![fault]
-}
-
-fn in_order(lints: &mut Vec<Lint>) {
-    lints.sort_by(|a, b| (a.lines, a.rule).cmp(&(b.lines, b.rule)));
-    lints.dedup();
 }

@@ -9,6 +9,8 @@ use crate::plan::paths;
 
 /// What of `mode=` counts: no set-id bits, no sticky bit.
 const PERMISSIONS: u32 = 0o777;
+/// The fault of a mount that would cover the whole root; it is what a mount without a target gets.
+pub(crate) const TARGET_IS_ROOT: &str = "invalid mount target \"/\"";
 
 /// What a mount is resolved against.
 pub(crate) struct Surroundings<'a> {
@@ -50,7 +52,7 @@ pub(crate) fn resolve(
     };
     let target = paths::absolute(around.workdir, &mount.target);
     if target == "/" {
-        return Err(format!("invalid mount target {target:?}"));
+        return Err(TARGET_IS_ROOT.to_owned());
     }
     Ok(Mount { target, kind })
 }

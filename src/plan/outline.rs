@@ -136,7 +136,7 @@ pub(crate) fn outline(
             Tree::Main | Tree::Outside(_) => None,
         }));
     }
-    outline.args.sort_by_key(|arg| arg.lines);
+    outline.args.sort_by(|a, b| (a.lines, &a.name).cmp(&(b.lines, &b.name)));
     outline.secrets.sort_by_key(|secret| secret.lines);
     outline.ssh.sort_by_key(|secret| secret.lines);
     outline.caches.sort_by_key(|cache| cache.lines);

@@ -11,7 +11,9 @@ use crate::plan::mount::{self, Surroundings};
 use crate::plan::name;
 use crate::plan::outline::Seen;
 use crate::plan::scope;
+use crate::plan::site::Site;
 use crate::plan::stage::Tree;
+use crate::source::Span;
 
 /// Where the script of a `#!` heredoc appears.
 const SCRIPTS: &str = "/dev/pipes";
@@ -128,7 +130,11 @@ impl StageFold<'_, '_> {
             for expanded in expansions {
                 self.lint_undefined(here, &expanded);
             }
-            let mount = parsed.map_err(|text| site.fault("bad-mount", text))?;
+            let mount = parsed.map_err(|text| {
+                let without_target = text == mount::TARGET_IS_ROOT;
+                let fault = part_of_mount(here, word, &text).unwrap_or(site).fault("bad-mount", text);
+                if without_target { fault.with_help("a mount needs a target=, and / cannot be one") } else { fault }
+            })?;
             let seen = &mut self.fold.seen[self.index];
             match &mount.kind {
                 MountKind::Secret { id, required, .. } => {
@@ -187,6 +193,14 @@ fn history_text(argv: &[String], declared: &[(String, Option<String>)], env: &En
     let pairs = pairs.iter().map(|(name, value)| format!("{name}={value}"));
     let words: Vec<String> = count.into_iter().chain(pairs).chain(argv.iter().cloned()).collect();
     words.join(" ")
+}
+
+/// The field of a mount that is to blame, where the text is written without quotes and without an escape.
+fn part_of_mount(here: &Here<'_>, word: &ast::Word, fault: &str) -> Option<Site> {
+    let field = written::faulty_field(&word.text, fault)?;
+    let Span { start, end } = word.span;
+    let plain = (end - start) as usize == word.text.len() && !here.triggered;
+    plain.then(|| here.site.at(Span::new(start as usize + field.start, start as usize + field.end)))
 }
 
 #[cfg(test)]

@@ -112,7 +112,11 @@ impl<'a> Stages<'a> {
             let mut reads = Vec::new();
             for instruction in &stages.list[index].ast.instructions {
                 reads.push(stages.reads(instruction, options).unwrap_or_else(|(word, text)| {
-                    faults.push(Site::instruction(file, instruction).at(word.span).fault("bad-source", text));
+                    let fault = Site::instruction(file, instruction).at(word.span).fault("bad-source", text);
+                    faults.push(match word.text.parse::<i64>() {
+                        Ok(_) => fault.with_help(format!("stages count from 0; the last is {}", file.stages.len() - 1)),
+                        Err(_) => fault,
+                    });
                     Vec::new()
                 }));
                 alone &= !stages.names_another_tree(instruction);
@@ -140,6 +144,8 @@ impl<'a> Stages<'a> {
         let mut linter = Linter::new(file, options, stage.check.as_ref(), lints);
         let base = globals.expand(&stage.base.text).map_err(failed)?;
         lint::undefined_in_from(&mut linter, globals, &base, stage.lines);
+        let help = unset(&base);
+        let failed = |text: String| Diagnostic { help: help.clone(), ..failed(text) };
         if base.text.is_empty() {
             return Err(failed(format!("base name ({}) should not be blank", stage.base.text)));
         }
@@ -311,7 +317,10 @@ impl<'a> Stages<'a> {
                     Visit::Now => {
                         let text = format!("circular dependency detected on stage: {}", self.list[root].label);
                         let site = Site::instruction(file, first.unwrap_or(instruction));
-                        return Err(site.fault("circular-dependency", text));
+                        let round = path.iter().map(|(stage, _)| *stage).skip_while(|stage| *stage != next);
+                        let names: Vec<_> = round.chain([next]).map(|stage| self.list[stage].label.as_str()).collect();
+                        let help = format!("each of these needs the next one: {}", names.join(", "));
+                        return Err(site.fault("circular-dependency", text).with_help(help));
                     }
                 }
             }
@@ -341,6 +350,16 @@ enum Visit {
     Not,
     Now,
     Done,
+}
+
+/// What helps when a FROM line comes out wrong because of variables without a value.
+fn unset(expansion: &Expanded) -> Option<String> {
+    let names: Vec<&str> = expansion.unmatched.iter().map(String::as_str).collect();
+    let name = names.first()?;
+    Some(format!(
+        "{} has no value; give it one with ARG {name}=… before the first FROM, or with --build-arg {name}=…",
+        names.join(", ")
+    ))
 }
 
 fn parse_platform(

@@ -204,7 +204,9 @@ fn missing_sources_are_explained() {
     assert_eq!(help("f3").as_deref(), Some("did you mean one of /f1, /f2?"));
     assert_eq!(help("l").as_deref(), Some("it is a symbolic link to /f9, which does not exist"));
     assert_eq!(help("f1/x").as_deref(), Some("/f1 is not a directory"));
-    assert_eq!(help("something/else"), None);
+    let elsewhere = "sources are looked for in the build context only, whether they begin with / or ../";
+    assert_eq!(help("something/else").as_deref(), Some(elsewhere));
+    assert_eq!(help("scr").as_deref(), Some("did you mean /src?"), "neighbours swapped");
 }
 
 #[test]

@@ -9,6 +9,9 @@ use super::glob::BadPattern;
 use super::pattern::PatternError;
 use crate::tar::entry::LayerPath;
 
+/// The label of the main context's tree.
+const CONTEXT: &str = "context";
+
 /// Why a transfer cannot be done.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
@@ -143,6 +146,9 @@ impl TransferError {
     /// A line that helps the user out, if we know one.
     pub fn help(&self) -> Option<String> {
         match self {
+            Self::NotFound { absence: Absence::Missing, label, .. } if label == CONTEXT => {
+                Some("sources are looked for in the build context only, whether they begin with / or ../".to_owned())
+            }
             Self::NotFound { absence, .. } => absence.help(),
             Self::NoDirectory { absence, .. } => absence.help().or_else(|| {
                 Some("a wildcard may match nothing, but the directory before it has to be there".to_owned())

@@ -38,8 +38,11 @@ impl ContextSource {
         if fs_err::metadata(&path).is_ok_and(|meta| meta.is_dir()) {
             return Ok(Self::Directory(path));
         }
-        Self::remote(typed)
-            .ok_or_else(|| RequestError::Build(format!("unable to prepare context: path {typed:?} not found")))
+        Self::remote(typed).ok_or_else(|| {
+            let hint =
+                if path.exists() { " (it is a file; a context is a directory, -f names the Dockerfile)" } else { "" };
+            RequestError::Build(format!("unable to prepare context: path {typed:?} not found{hint}"))
+        })
     }
 
     fn remote(typed: &str) -> Option<Self> {

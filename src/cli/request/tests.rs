@@ -41,7 +41,10 @@ fn errors_in_dockers_words() {
             ),
             ("-t a:b:c .", "failed to build: invalid tag \"a:b:c\": invalid reference format"),
             ("nowhere", "failed to build: unable to prepare context: path \"nowhere\" not found"),
-            ("Dockerfile", "failed to build: unable to prepare context: path \"Dockerfile\" not found"),
+            (
+                "Dockerfile",
+                "failed to build: unable to prepare context: path \"Dockerfile\" not found (it is a file; a context is a directory, -f names the Dockerfile)",
+            ),
             ("-f - -", "failed to build: invalid argument: can't use stdin for both build context and dockerfile"),
             ("--progress=plain -q .", "progress=plain and quiet cannot be used together"),
             ("--progress=x .", "invalid progress mode x"),

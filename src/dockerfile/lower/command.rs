@@ -60,7 +60,10 @@ impl Context<'_> {
         match command {
             CommandLine::Exec(words) if !words.is_empty() => Ok(words),
             CommandLine::Shell(text) if !text.is_empty() => {
-                Err(self.fault("shell-not-json", "SHELL requires the arguments to be in JSON form"))
+                let words: Vec<String> = text.split_whitespace().map(quoted).collect();
+                Err(self
+                    .fault("shell-not-json", "SHELL requires the arguments to be in JSON form")
+                    .help(format!("write SHELL [{}]", words.join(", "))))
             }
             CommandLine::Exec(_) | CommandLine::Shell(_) => Err(self.at_least_one("SHELL")),
         }
@@ -167,7 +170,9 @@ impl Context<'_> {
 /// A zero counts as not given.
 fn read_interval(name: &str, text: &str, at: Range<usize>) -> Result<Option<Duration>, Fault> {
     const LEAST: Duration = Duration::from_millis(1);
-    let duration = duration::parse(text).map_err(|error| Fault::new("invalid-duration", error, at.clone()))?;
+    let duration = duration::parse(text).map_err(|error| {
+        Fault::new("invalid-duration", error, at.clone()).help("write a number with a unit, e.g. 30s, 1m30s or 500ms")
+    })?;
     match duration {
         Some(Duration::ZERO) => Ok(None),
         Some(duration) if duration >= LEAST => Ok(Some(duration)),

@@ -31,7 +31,8 @@ impl Context<'_> {
         let Some((destination, at)) = words.pop().filter(|_| !words.is_empty()) else {
             let text =
                 "requires at least two arguments, but only one was provided. Destination could not be determined";
-            return Err(self.fault("missing-argument", format!("{name} {text}")));
+            let help = format!("write {name} SOURCE… DESTINATION");
+            return Err(self.fault("missing-argument", format!("{name} {text}")).help(help));
         };
         flags.check(if name == "COPY" { &COPY_FLAGS } else { &ADD_FLAGS })?;
         // In JSON form `<<EOF` is a file's name.

@@ -289,7 +289,8 @@ impl Context<'_> {
                         let text = format!(
                             "invalid name for build stage: {name}, name can't start with a number or contain symbols"
                         );
-                        return Err(Fault::new("invalid-stage-name", text, self.framed.range(&part)));
+                        return Err(Fault::new("invalid-stage-name", text, self.framed.range(&part))
+                            .help("a name is a letter and then letters, digits, \"-\", \"_\" and \".\""));
                     }
                     stage_name = Some(self.framed.word(&part));
                 }
@@ -346,7 +347,12 @@ impl Context<'_> {
             let text = part.as_str();
             let Some(equals) = text.find('=') else {
                 let fault = format!("Syntax error - can't find = in {}. Must be of the form: name=value", quoted(text));
-                return Err(Fault::shape("missing-equals", fault, self.framed.range(&part)));
+                let help = if text.starts_with('#') {
+                    "a comment needs a line of its own".to_owned()
+                } else {
+                    format!("a value with blanks must be in quotes: {name} name=\"a value\"")
+                };
+                return Err(Fault::shape("missing-equals", fault, self.framed.range(&part)).help(help));
             };
             let (key, value) = (self.framed.part(&part, 0..equals), self.framed.part(&part, equals + 1..text.len()));
             pairs.push((key, value, false, self.framed.range(&part)));
@@ -435,7 +441,8 @@ impl Context<'_> {
         let start = first.as_span().start();
         if json::is_other_array(&self.framed.text[start..]) {
             let text = "when using JSON array syntax, arrays must be comprised of strings only";
-            return Err(Fault::shape("array-of-non-strings", text, self.framed.at(start)..self.framed.all().end));
+            return Err(Fault::shape("array-of-non-strings", text, self.framed.at(start)..self.framed.all().end)
+                .help("put each element in double quotes"));
         }
         Ok(())
     }

@@ -18,6 +18,11 @@ use crate::tar::TarWriter;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 
 const BUFFER: usize = 256 << 10;
+/// Of a blob, between two looks whether the build was cancelled.
+const COPIED_AT_ONCE: u64 = 64 << 20;
+
+/// A file that is written from its start.
+pub(super) type Out<'a> = io::BufWriter<&'a std::fs::File>;
 
 /// One line of `manifest.json`.
 #[derive(Serialize)]
@@ -49,11 +54,11 @@ impl Exporter {
         }
     }
 
-    fn write_archive_tar(
+    fn write_archive_tar<W: Write>(
         &self,
         results: &[Composed],
         docker: bool,
-        out: &mut dyn Write,
+        out: &mut W,
         vertex: &Vertex,
     ) -> Result<(), ExportError> {
         let mut sent = Sent { vertex, bytes: 0, reported: 0, id: "sending tarball" };
@@ -78,7 +83,12 @@ impl Exporter {
         for (digest, blob) in blobs {
             self.cancel.check()?;
             let file = self.blob_file(blob, vertex)?;
-            append(&mut tar, &blob_name(digest), blob.descriptor.size, &mut io::BufReader::new(file), &mut sent)?;
+            begin(&mut tar, &blob_name(digest), blob.descriptor.size)?;
+            // As long as it goes on; a size that is not the descriptor's is an error of the next entry.
+            while tar.data_from(file.file(), COPIED_AT_ONCE).map_err(ExportError::Stream)? == COPIED_AT_ONCE {
+                self.cancel.check()?;
+                sent.more(COPIED_AT_ONCE);
+            }
         }
         for (digest, bytes) in files {
             append(&mut tar, &blob_name(digest), bytes.len() as u64, &mut &bytes[..], &mut sent)?;
@@ -109,7 +119,7 @@ impl Exporter {
             for blob in result.blobs().into_values() {
                 self.cancel.check()?;
                 let file = self.blob_path(blob, vertex)?;
-                layout.write_blob(&blob.descriptor, &BlobSource::File(file))?;
+                layout.take_file(&blob.descriptor, &file)?;
                 sent.more(blob.descriptor.size);
             }
             let documents = result.images.iter().map(|packed| &packed.manifest).chain(&result.index);
@@ -133,22 +143,22 @@ impl Exporter {
 /// `/dev/null`) is written as it is.
 pub(super) fn write_file(
     path: &Path,
-    write: &mut dyn FnMut(&mut dyn Write) -> Result<(), ExportError>,
+    write: &mut dyn FnMut(&mut Out<'_>) -> Result<(), ExportError>,
 ) -> Result<(), ExportError> {
     let special = fs_err::metadata(path).is_ok_and(|found| !found.is_file());
     if special {
         let file = fs_err::OpenOptions::new().write(true).open(path)?;
-        let mut out = io::BufWriter::with_capacity(BUFFER, file);
+        let mut out = io::BufWriter::with_capacity(BUFFER, file.file());
         write(&mut out)?;
         return Ok(out.flush()?);
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut temp = tempfile::Builder::new()
+    let temp = tempfile::Builder::new()
         .prefix(".rbuild-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
         .tempfile_in(parent)
         .map_err(|source| file_error("create", path, source))?;
-    let mut out = io::BufWriter::with_capacity(BUFFER, temp.as_file_mut());
+    let mut out = io::BufWriter::with_capacity(BUFFER, temp.as_file());
     write(&mut out)?;
     out.flush().map_err(|source| file_error("write", path, source))?;
     drop(out);
@@ -194,10 +204,15 @@ fn append<W: Write>(
     content: &mut dyn Read,
     sent: &mut Sent<'_>,
 ) -> Result<(), ExportError> {
+    begin(tar, name, size)?;
+    copy(tar, content, sent)
+}
+
+/// Writes the header of a file.
+fn begin<W: Write>(tar: &mut TarWriter<W>, name: &str, size: u64) -> Result<(), ExportError> {
     // The header does not depend on the content's hash.
     let kind = Kind::File { size, content: Blake3([0; 32]) };
-    tar.entry(&Entry { path: LayerPath::clean(name), kind, meta: meta(0o644) }, None)?;
-    copy(tar, content, sent)
+    Ok(tar.entry(&Entry { path: LayerPath::clean(name), kind, meta: meta(0o644) }, None)?)
 }
 
 /// Copies a file's content into the archive.

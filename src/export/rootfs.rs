@@ -73,11 +73,11 @@ impl Exporter {
         }
     }
 
-    fn stream_tar(
+    fn stream_tar<W: Write>(
         &self,
         subject: &Subject,
         split: Option<bool>,
-        out: &mut dyn Write,
+        out: &mut W,
         vertex: &Vertex,
     ) -> Result<(), ExportError> {
         let mut sent = Sent { vertex, bytes: 0, reported: 0, id: "sending tarball" };

@@ -12,6 +12,7 @@ use rbuild_cache::digest::{BlobDigest, LayerId};
 use rbuild_cache::{Kind, ObjectRef};
 use serde::{Deserialize, Serialize};
 
+use super::chunks::{self, Earlier};
 use super::error::{LayerError, Result};
 use super::gzip::{self, GZIP_VERSION};
 use super::{Layers, Record};
@@ -91,13 +92,22 @@ impl Layers {
         }
         let tar = Cancellable { inner: self.tar(id)?, layers: self.clone() };
         let writer = self.store.blob_writer()?;
+        let earlier = Earlier::new(self.store.clone(), framing.name());
+        let mut pieces = Vec::new();
         let made = match framing {
             Framing::None => {
                 let mut tar = tar;
                 let mut writer = writer;
                 io::copy(&mut tar, &mut writer).map(|_| writer)
             }
-            Framing::Gzip { level } => gzip::compress(tar, writer, level, threads),
+            Framing::Gzip { level } => {
+                let recall = |hash: &_, first| earlier.recall(hash, first);
+                let made = gzip::compress(tar, writer, level, threads, &recall);
+                made.map(|(writer, made)| {
+                    pieces = made;
+                    writer
+                })
+            }
             Framing::Zstd { level } => zstd(tar, writer, level, threads),
         };
         self.cancel.check()?;
@@ -110,6 +120,7 @@ impl Layers {
                 .map_err(|e| LayerError::Stream { operation: "encode layer record", source: e.into() })?;
             self.store.put(Kind::Derived, &derived_name(&record, framing), &json)?;
         }
+        earlier.note(digest, &pieces)?;
         Ok(compressed)
     }
 
@@ -125,6 +136,9 @@ fn derived_name(record: &Record, framing: Framing) -> String {
 
 /// What a record of this file needs.
 pub(super) fn references(name: &str, bytes: &[u8]) -> Option<Vec<ObjectRef>> {
+    if let Some(references) = chunks::references(name, bytes) {
+        return Some(references);
+    }
     name.strip_prefix(PREFIX)?;
     let compressed: Compressed = serde_json::from_slice(bytes).ok()?;
     Some(vec![ObjectRef::RemakableBlob(compressed.digest)])

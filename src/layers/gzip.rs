@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::{Compress, Crc, FlushCompress, Status};
+use rbuild_cache::digest::Blake3;
 
 use crate::tar::{BLOCK, reader};
 
@@ -33,8 +34,28 @@ const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 /// An empty last block with fixed codes.
 const LAST_BLOCK: [u8; 2] = [3, 0];
 
-/// Compresses the tar `input` at `level` (0 to 9) with this many threads.
-pub fn compress<W: Write>(input: impl Read + Send, mut output: W, level: u32, threads: usize) -> io::Result<W> {
+/// A chunk that was deflated: where its bytes are in the compressed form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Of the chunk as it was before.
+    pub hash: Blake3,
+    /// Where its compressed bytes begin.
+    pub offset: u64,
+    /// How many they are.
+    pub length: u32,
+}
+
+/// Gives the compressed bytes of a chunk that was compressed at this level before; the flag says that it is the first one.
+pub(super) type Recall<'a> = dyn Fn(&Blake3, bool) -> Option<Vec<u8>> + Sync + 'a;
+
+/// Compresses the tar `input` at `level` (0 to 9) with this many threads. Returns the output and the chunks deflate made of it.
+pub(super) fn compress<W: Write>(
+    input: impl Read + Send,
+    mut output: W,
+    level: u32,
+    threads: usize,
+    recall: &Recall<'_>,
+) -> io::Result<(W, Vec<Piece>)> {
     let threads = threads.max(1);
     std::thread::scope(|scope| {
         let (jobs, todo) = sync_channel::<Job>(threads);
@@ -43,17 +64,21 @@ pub fn compress<W: Write>(input: impl Read + Send, mut output: W, level: u32, th
         let todo = Arc::new(Mutex::new(todo));
         let worker = || {
             let todo = Arc::clone(&todo);
-            scope.spawn(move || work(&todo, level))
+            scope.spawn(move || work(&todo, level, recall))
         };
         let workers: Vec<_> = (0..threads).map(|_| worker()).collect();
         drop(todo);
+        let mut pieces = Vec::new();
         let written = (|| {
             output.write_all(&HEADER)?;
             let mut crc = Crc::new();
+            let mut offset = HEADER.len() as u64;
             for done in &results {
                 let done = done?.recv().map_err(|_| io::Error::other("a compressing thread died"))?;
                 output.write_all(&done.bytes)?;
                 crc.combine(&done.crc);
+                pieces.extend(done.hash.map(|hash| Piece { hash, offset, length: done.bytes.len() as u32 }));
+                offset += done.bytes.len() as u64;
             }
             output.write_all(&LAST_BLOCK)?;
             output.write_all(&crc.sum().to_le_bytes())?;
@@ -64,38 +89,49 @@ pub fn compress<W: Write>(input: impl Read + Send, mut output: W, level: u32, th
         for worker in workers {
             let _result_already_known = worker.join();
         }
-        written.map(|()| output)
+        written.map(|()| (output, pieces))
     })
 }
 
 struct Job {
     chunk: Vec<u8>,
+    first: bool,
     reply: Sender<Done>,
 }
 
 struct Done {
     bytes: Vec<u8>,
     crc: Crc,
+    /// Of a chunk that deflate made something of.
+    hash: Option<Blake3>,
 }
 
-fn work(todo: &Mutex<Receiver<Job>>, level: u32) {
+fn work(todo: &Mutex<Receiver<Job>>, level: u32, recall: &Recall<'_>) {
     let mut deflate = Compress::new(flate2::Compression::new(level.min(9)), false);
     loop {
         let next = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { chunk, reply }) = next else { return };
+        let Ok(Job { chunk, first, reply }) = next else { return };
         let mut crc = Crc::new();
         crc.update(&chunk);
-        let bytes = compress_chunk(&chunk, level, &mut deflate);
+        let (bytes, hash) = if level == 0 || looks_random(&chunk) {
+            (stored(&chunk), None)
+        } else {
+            let hash = Blake3::of(&chunk);
+            let known = recall(&hash, first);
+            (known.unwrap_or_else(|| compress_chunk(&chunk, &mut deflate)), Some(hash))
+        };
         // If nobody waits for it any more the stream has failed elsewhere.
-        let _gone = reply.send(Done { bytes, crc });
+        let _gone = reply.send(Done { bytes, crc, hash });
     }
 }
 
 /// Cuts the input and queues the chunks, in order, for the workers and for the writer.
 fn cut_up(input: impl Read, jobs: &SyncSender<Job>, order: &SyncSender<io::Result<Receiver<Done>>>) {
+    let mut first = true;
     let cut = cut(input, |chunk| {
         let (reply, done) = channel();
-        order.send(Ok(done)).is_ok() && jobs.send(Job { chunk: chunk.to_vec(), reply }).is_ok()
+        let job = Job { chunk: chunk.to_vec(), first: std::mem::take(&mut first), reply };
+        order.send(Ok(done)).is_ok() && jobs.send(job).is_ok()
     });
     if let Err(error) = cut {
         let _gone = order.send(Err(error));
@@ -148,10 +184,7 @@ fn next_cut(rest: &[u8], header: &mut u64) -> usize {
     end as usize
 }
 
-fn compress_chunk(chunk: &[u8], level: u32, deflate: &mut Compress) -> Vec<u8> {
-    if level == 0 || looks_random(chunk) {
-        return stored(chunk);
-    }
+fn compress_chunk(chunk: &[u8], deflate: &mut Compress) -> Vec<u8> {
     let mut out = Vec::with_capacity(chunk.len() + chunk.len() / 100 + 1024);
     deflate.reset();
     let status = deflate.compress_vec(chunk, &mut out, FlushCompress::Sync);
@@ -246,7 +279,7 @@ mod tests {
     }
 
     fn gzip(input: &[u8], level: u32, threads: usize) -> Vec<u8> {
-        compress(input, Vec::new(), level, threads).expect("memory")
+        compress(input, Vec::new(), level, threads, &|_, _| None).expect("memory").0
     }
 
     #[test]
@@ -263,9 +296,32 @@ mod tests {
         let tar = sample();
         let one = gzip(&tar, 3, 1);
         assert!(one == gzip(&tar, 3, 2) && one == gzip(&tar, 3, 5), "any number of threads");
-        assert!(one == compress(Trickle(&tar, 0), Vec::new(), 3, 2).expect("memory"), "any way of reading");
+        assert!(
+            one == compress(Trickle(&tar, 0), Vec::new(), 3, 2, &|_, _| None).expect("memory").0,
+            "any way of reading"
+        );
         assert_ne!(one, gzip(&tar, 6, 1));
         assert!(one.len() < tar.len() * 6 / 10, "{} of {}", one.len(), tar.len());
+    }
+
+    #[test]
+    fn what_was_compressed_before_is_taken() {
+        let tar = sample();
+        let (zipped, pieces) = compress(tar.as_slice(), Vec::new(), 3, 2, &|_, _| None).expect("memory");
+        assert!(pieces.len() > 5, "{}", pieces.len());
+        let asked = Mutex::new(Vec::new());
+        let recall = |hash: &Blake3, first| {
+            asked.lock().expect("no panic").push(first);
+            let piece = pieces.iter().find(|piece| piece.hash == *hash)?;
+            Some(zipped[piece.offset as usize..][..piece.length as usize].to_vec())
+        };
+        let (again, same) = compress(tar.as_slice(), Vec::new(), 3, 2, &recall).expect("memory");
+        assert!(again == zipped && same == pieces);
+        let asked = asked.into_inner().expect("no panic");
+        assert_eq!((asked.len(), asked.iter().filter(|first| **first).count()), (pieces.len(), 1));
+        // What is remembered is what is written, so it had better be right.
+        let (other, _) = compress(tar.as_slice(), Vec::new(), 3, 1, &|_, _| Some(Vec::new())).expect("memory");
+        assert!(other.len() < zipped.len());
     }
 
     #[test]
@@ -354,8 +410,11 @@ mod tests {
                 Ok(())
             }
         }
-        assert_eq!(compress(Broken, Vec::new(), 3, 2).expect_err("fails").to_string(), "source");
+        assert_eq!(compress(Broken, Vec::new(), 3, 2, &|_, _| None).expect_err("fails").to_string(), "source");
         let tar = sample();
-        assert_eq!(compress(tar.as_slice(), Broken, 3, 2).map(|_| ()).expect_err("fails").to_string(), "sink");
+        assert_eq!(
+            compress(tar.as_slice(), Broken, 3, 2, &|_, _| None).map(|_| ()).expect_err("fails").to_string(),
+            "sink"
+        );
     }
 }

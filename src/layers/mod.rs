@@ -11,6 +11,7 @@
 //! layer's bytes come from is the caller's business.
 
 mod beneath;
+mod chunks;
 mod compress;
 mod diff;
 mod disk;

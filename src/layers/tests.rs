@@ -224,6 +224,51 @@ fn compressed_blobs_are_made_once_and_readable() {
 }
 
 #[test]
+fn a_layer_that_hardly_differs_is_hardly_compressed() {
+    let f = fixture();
+    // Eight megabytes in files of 100 KB; one of them changes.
+    let layer = |changed: usize| {
+        let file = |n: usize| {
+            let seed = if n == changed { 1_000_003 } else { n as u32 };
+            let bytes: Vec<u8> =
+                (0..100_000u32).map(|i| ((i ^ seed).wrapping_mul(2_654_435_761) >> 27) as u8).collect();
+            let mut entry = samples::entry(&format!("f file{n:03}"));
+            entry.kind =
+                EntryKind::File { size: bytes.len() as u64, content: rbuild_cache::digest::Blake3::of(&bytes) };
+            (entry, Content::Bytes(bytes))
+        };
+        f.layers.write((0..80).map(file)).expect("written")
+    };
+    let framing = Framing::Gzip { level: 3 };
+    let (one, other) = (layer(usize::MAX), layer(40));
+    let first = f.layers.compressed(&one.id, framing, 2).expect("made");
+    let earlier = chunks::Earlier::new(f.layers.store.clone(), "gzip-3-v1".to_owned());
+    let name = format!("chunks-{}", first.digest.0.hex());
+    let list = f.layers.store.get(Kind::Derived, &name).expect("store").expect("noted");
+    let hash = |n: usize| rbuild_cache::digest::Blake3(list[n * 44..][..32].try_into().expect("32 bytes"));
+    assert!(list.len() / 44 > 30 && earlier.recall(&hash(7), false).is_none(), "nothing is known before the first");
+    assert!(earlier.recall(&hash(0), true).is_some() && earlier.recall(&hash(7), false).is_some());
+    let second = f.layers.compressed(&other.id, framing, 2).expect("made");
+    assert_ne!(first, second);
+    // The same bytes as without a memory.
+    let g = fixture();
+    let mut blob = Vec::new();
+    f.layers.store.open_blob(&second.digest).expect("store").expect("there").read_to_end(&mut blob).expect("read");
+    let source = make::Source { media_type: String::new(), digest: None };
+    let taken =
+        g.layers.import(Box::new(std::io::Cursor::new(blob)), &source, Some(other.diff_id)).expect("the same tar");
+    assert_eq!(taken.diff_id, other.diff_id);
+    // A memory of what is gone is none.
+    f.layers.store.remove_blob(&first.digest).expect("removed");
+    let lost = chunks::Earlier::new(f.layers.store.clone(), "gzip-3-v1".to_owned());
+    f.layers.store.remove_blob(&second.digest).expect("removed");
+    assert!(lost.recall(&hash(0), true).is_none());
+    assert_eq!(f.layers.compressed(&other.id, framing, 1).expect("made again"), second);
+    let refs = references(Kind::Derived, &name, &list).expect("ours");
+    assert_eq!(refs, [rbuild_cache::ObjectRef::RemakableBlob(first.digest)]);
+}
+
+#[test]
 fn zstd_bytes_do_not_depend_on_threads() {
     let f = fixture();
     let mut big = samples::entry("f big");
@@ -281,7 +326,7 @@ fn root_imports_are_verified() {
     let record = made.layer(&["d a", "f a/b", "l a/l b", "w x"]);
     let tar = made.tar(&record.id);
     let f = fixture();
-    let gzip = gzip::compress(tar.as_slice(), Vec::new(), 3, 1).expect("memory");
+    let (gzip, _) = gzip::compress(tar.as_slice(), Vec::new(), 3, 1, &|_, _| None).expect("memory");
     let imported = f.import(gzip.clone(), Some(record.diff_id)).expect("valid");
     let Origin::Foreign { digest, size, .. } = &imported.origin else { panic!("{imported:?}") };
     assert_eq!((digest.0, *size), (Sha256::of(&gzip), gzip.len() as u64));

@@ -206,6 +206,34 @@ impl Layout {
         Ok(publish(temp, &self.blob_path(descriptor.digest))?)
     }
 
+    /// Makes a blob of a file of the store, which vouches for it: another name of the same file, a clone, or a copy, whichever
+    /// the file systems can do. A file with two names must not be written to through either, so it is made read-only.
+    pub fn take_file(&self, descriptor: &Descriptor, file: &Path) -> Result<(), Error> {
+        let target = self.blob_path(descriptor.digest);
+        if fs_err::metadata(&target).is_ok_and(|found| found.len() == descriptor.size) {
+            return Ok(());
+        }
+        fs_err::create_dir_all(self.root.join("blobs/sha256"))?;
+        let source = fs_err::File::open(file)?;
+        if source.metadata()?.len() != descriptor.size {
+            let text = format!("{} has another size than its descriptor says", file.display());
+            return Err(Error::protocol(self.label(&Selector::Digest(descriptor.digest)), text));
+        }
+        let temp = tempfile::Builder::new().prefix(".rbuild-").tempfile_in(&self.root)?;
+        if rustix::fs::ioctl_ficlone(temp.as_file(), source.file()).is_ok() {
+            return Ok(publish(temp, &target)?);
+        }
+        let read_only = rustix::fs::fchmod(source.file(), rustix::fs::Mode::from_raw_mode(0o444));
+        if read_only.is_ok() {
+            let _one_of_another_size = fs_err::remove_file(&target);
+            if fs_err::hard_link(file, &target).is_ok() {
+                return Ok(());
+            }
+        }
+        std::io::copy(&mut source.file(), &mut temp.as_file())?;
+        Ok(publish(temp, &target)?)
+    }
+
     /// Writes a blob; `source` is verified on the way.
     pub fn write_blob(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
         let target = self.blob_path(descriptor.digest);
@@ -314,6 +342,28 @@ impl Destination for Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_taken_without_copying_them() {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = tempfile::tempdir().expect("temp dir");
+        let (file, root) = (directory.path().join("blob"), directory.path().join("layout"));
+        fs_err::write(&file, b"blob").expect("written");
+        let layout = Layout::create(&root).expect("made");
+        let descriptor = Descriptor::of("a/b".into(), b"blob");
+        layout.take_file(&descriptor, &file).expect("taken");
+        layout.take_file(&descriptor, &file).expect("there already");
+        let (old, new) = (fs_err::metadata(&file), fs_err::metadata(layout.blob_path(descriptor.digest)));
+        let (old, new) = (old.expect("there"), new.expect("there"));
+        let probe = fs_err::File::create(directory.path().join("probe")).expect("made");
+        let source = fs_err::File::open(&file).expect("there");
+        let clones = rustix::fs::ioctl_ficlone(probe.file(), source.file()).is_ok();
+        assert_eq!(old.ino() == new.ino(), !clones, "the same file, unless the file system can clone it");
+        assert!(clones || new.mode() & 0o222 == 0, "a file with two names is written to through neither");
+        assert_eq!(fs_err::read(layout.blob_path(descriptor.digest)).expect("there"), b"blob");
+        let wrong = Descriptor { size: 3, ..Descriptor::of("a/b".into(), b"other") };
+        assert!(layout.take_file(&wrong, &file).is_err());
+    }
 
     #[test]
     fn layout_names_split_from_the_right() {

@@ -137,12 +137,8 @@ impl TreeWriter {
     /// Removes what is at `path`, with all below it.
     pub(super) fn remove(&mut self, path: &LayerPath) -> Result<()> {
         self.current = None;
-        let below: Vec<_> = self
-            .directories
-            .range(path.clone()..)
-            .map(|(p, _)| p.clone())
-            .take_while(|p| p.strip(path).is_some())
-            .collect();
+        let below: Vec<_> =
+            self.directories.range(path.clone()..).map(|(p, _)| p.clone()).take_while(|p| p.is_within(path)).collect();
         for path in below {
             self.directories.remove(&path);
         }

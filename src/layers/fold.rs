@@ -132,7 +132,7 @@ impl Fold {
                 };
                 if before == Some(Name::Object(object)) {
                     (Act::Nothing, false)
-                } else if target.strip(&path).is_some() {
+                } else if target.is_within(&path) {
                     return Err(refuse(format!("hard link {path} would replace the directory of its own target")));
                 } else {
                     self.put(&path, object);
@@ -234,12 +234,8 @@ impl Fold {
     /// Gives `path` to an object; anything else that was there goes, with all below it, unless both are directories.
     fn put(&mut self, path: &LayerPath, object: usize) {
         if !self.is_dir(Some(Name::Object(object))) && self.is_dir(self.names.get(path).copied()) {
-            let gone: Vec<_> = self
-                .names
-                .range(path.clone()..)
-                .map(|(p, _)| p.clone())
-                .take_while(|p| p.strip(path).is_some())
-                .collect();
+            let gone: Vec<_> =
+                self.names.range(path.clone()..).map(|(p, _)| p.clone()).take_while(|p| p.is_within(path)).collect();
             for path in gone {
                 self.names.remove(&path);
             }

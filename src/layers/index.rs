@@ -10,6 +10,8 @@ use crate::tar::entry::{Entry, Kind, LayerPath};
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Index {
     entries: Vec<Entry>,
+    /// Whether any directory hides what lower layers have in it; most layers have none.
+    opaque: bool,
 }
 
 /// A list of entries is not an index.
@@ -45,7 +47,7 @@ impl Index {
             {
                 return Err(IndexError::Order(before.path.clone(), entry.path.clone()));
             }
-            while open.last().is_some_and(|top| entry.path.strip(&top.path).is_none()) {
+            while open.last().is_some_and(|top| !entry.path.is_within(&top.path)) {
                 open.pop();
             }
             if open.last().is_some_and(|top| !top.is_dir()) {
@@ -69,7 +71,8 @@ impl Index {
                 }
             }
         }
-        Ok(Self { entries })
+        let opaque = entries.iter().any(|e| e.kind == Kind::Directory { opaque: true });
+        Ok(Self { entries, opaque })
     }
 
     /// All entries in order.
@@ -109,7 +112,19 @@ impl Index {
     pub fn below(&self, path: &LayerPath) -> &[Entry] {
         let from = self.entries.partition_point(|e| e.path <= *path);
         let rest = &self.entries[from..];
-        &rest[..rest.partition_point(|e| e.path.strip(path).is_some())]
+        &rest[..rest.partition_point(|e| e.path.is_within(path))]
+    }
+
+    /// Whether this layer hides `path` in lower layers by what it has above it: something that is no directory, or a directory
+    /// that is opaque.
+    pub(super) fn hides_from_above(&self, path: &LayerPath) -> bool {
+        // Nothing is below what is no directory: if that is above `path`, it comes right before it.
+        let before = self.entries.partition_point(|e| e.path < *path).checked_sub(1).map(|at| &self.entries[at]);
+        if before.is_some_and(|e| !e.is_dir() && path.is_within(&e.path)) {
+            return true;
+        }
+        let hides = |above: &LayerPath| self.get(above).is_some_and(|e| e.kind == Kind::Directory { opaque: true });
+        self.opaque && std::iter::successors(path.parent(), LayerPath::parent).any(|above| hides(&above))
     }
 
     /// The names right below `path`, sorted.
@@ -124,7 +139,7 @@ impl Index {
         for entry in &mut entries {
             entry.meta.mtime = entry.meta.mtime.min(latest);
         }
-        Self { entries }
+        Self { entries, opaque: self.opaque }
     }
 }
 

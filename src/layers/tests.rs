@@ -521,6 +521,12 @@ proptest! {
         let ids: Vec<_> = stack.into_iter().map(|files| f.layers.write(contents(files)).expect("written").id).collect();
         let view = View::new(&f.layers, &ids).expect("indexes");
         prop_assert_eq!(find(&f, &ids), see(&view));
+        // What is not listed is not found either, however it is hidden.
+        for path in ids.iter().flat_map(|id| f.layers.index(id).expect("there").entries().to_vec()).map(|e| e.path) {
+            let parent = path.parent().unwrap_or_default();
+            let listed = path.is_root() || view.children(&parent).iter().any(|(name, _)| name == path.name());
+            prop_assert_eq!(view.lookup(&path).is_some(), listed, "{}", path);
+        }
         // A step that changes nothing, but opens every file for writing, makes an empty layer on any stack.
         let script = "find . -type f -exec sh -c ': >> \"$1\"' - {} \\; 2>/dev/null || true";
         let record = f.layers.adopt(&run_in_overlay(&f, &ids, script), &ids).expect("adopted");

@@ -98,7 +98,7 @@ impl View {
             let first = entries.partition_point(|e| e.path < *path);
             let here = entries.get(first).filter(|e| e.path == *path);
             let first = first + usize::from(here.is_some());
-            let count = entries[first..].partition_point(|e| e.path.strip(path).is_some());
+            let count = entries[first..].partition_point(|e| e.path.is_within(path));
             let inside = (*at, range.start + first..range.start + first + count);
             match here {
                 Some(entry) if entry.is_dir() => {
@@ -144,27 +144,30 @@ impl View {
         names.into_iter().filter_map(step).collect()
     }
 
+    /// Goes to `path` from the root at once, however deep it is.
     fn descend(&self, path: &LayerPath) -> Step {
-        let entry_of_root = |(id, loaded): &(LayerId, Loaded)| {
-            loaded
-                .index
-                .entries()
-                .first()
-                .filter(|e| e.path.is_root())
-                .map(|e| visible(*id, loaded, e, &LayerPath::root()))
-        };
-        let root = self.stack.iter().rev().find_map(entry_of_root).unwrap_or_else(|| Found {
-            entry: implied_directory(&LayerPath::root()),
-            layer: self.stack.last().map_or_else(|| Index::default().layer_id(), |(id, _)| *id),
-            origin: LayerPath::root(),
-        });
-        let mut step = Step { found: Some(root), below: self.root() };
-        let mut at = LayerPath::root();
-        for name in path.components() {
-            at = at.join(name);
-            step = self.step(&step.below, &at);
+        let mut level = self.root();
+        if path.is_root() {
+            return Step { found: Some(self.found_root()), below: level };
         }
-        step
+        // Layers under one that hides what is above it do not count.
+        if let Some(last) = level.0.iter().position(|(at, _)| self.stack[*at].1.index.hides_from_above(path)) {
+            level.0.truncate(last + 1);
+        }
+        self.step(&level, path)
+    }
+
+    fn found_root(&self) -> Found {
+        let root = LayerPath::root();
+        let listed = self.stack.iter().rev().find_map(|(id, loaded)| {
+            let first = loaded.index.entries().first().filter(|e| e.path.is_root())?;
+            Some(visible(*id, loaded, first, &root))
+        });
+        listed.unwrap_or_else(|| Found {
+            entry: implied_directory(&root),
+            layer: self.stack.last().map_or_else(|| Index::default().layer_id(), |(id, _)| *id),
+            origin: root,
+        })
     }
 
     /// The content of a file.

@@ -22,15 +22,21 @@ impl LayerPath {
 
     /// Cleans any path text into one below the root, the way `path.Clean("/" + text)` does: `..` stops at the root.
     pub fn clean(text: impl AsRef<[u8]>) -> Self {
-        let mut out = Self::root();
-        for part in text.as_ref().split(|b| *b == b'/') {
+        let text = text.as_ref();
+        let mut bytes = Vec::with_capacity(text.len());
+        for part in text.split(|b| *b == b'/') {
             match part {
                 b"" | b"." => {}
-                b".." => out = out.parent().unwrap_or_default(),
-                name => out = out.join(name),
+                b".." => bytes.truncate(bytes.iter().rposition(|b| *b == b'/').unwrap_or(0)),
+                name => {
+                    if !bytes.is_empty() {
+                        bytes.push(b'/');
+                    }
+                    bytes.extend_from_slice(name);
+                }
             }
         }
-        out
+        Self(bytes)
     }
 
     /// This path with one component added. `name` must be a single plain component.
@@ -49,10 +55,11 @@ impl LayerPath {
     /// This path followed by all components of `tail`.
     #[must_use]
     pub fn append(&self, tail: &LayerPath) -> Self {
-        if tail.is_root() {
-            return self.clone();
+        match (self.is_root(), tail.is_root()) {
+            (_, true) => self.clone(),
+            (true, false) => tail.clone(),
+            (false, false) => Self([self.0.as_slice(), tail.0.as_slice()].join(&b'/')),
         }
-        self.components().chain(tail.components()).fold(Self::root(), |p, c| p.join(c))
     }
 
     /// The path above, `None` for the root.
@@ -85,6 +92,11 @@ impl LayerPath {
             Some([b'/', rest @ ..]) => Some(Self(rest.to_vec())),
             _ => None,
         }
+    }
+
+    /// Whether this path is `base` or below it.
+    pub fn is_within(&self, base: &LayerPath) -> bool {
+        base.is_root() || self.0.strip_prefix(base.0.as_slice()).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
     }
 
     /// Whether this is the root.
@@ -201,6 +213,19 @@ mod tests {
         assert_eq!(LayerPath::clean("/a//b/./../c/").to_string(), "/a/c");
         assert_eq!(LayerPath::clean("../../x").to_string(), "/x");
         assert!(LayerPath::clean("a/..").is_root());
+        assert_eq!(LayerPath::clean("a/../../b/c/..//d/.").to_string(), "/b/d");
+    }
+
+    #[test]
+    fn parts_are_put_together_and_taken_apart() {
+        let [root, a, ab, abc] = ["", "a", "a/b", "a/bc"].map(LayerPath::clean);
+        assert_eq!(
+            (root.append(&ab), ab.append(&root), a.append(&ab)),
+            (ab.clone(), ab.clone(), LayerPath::clean("a/a/b"))
+        );
+        assert!(
+            ab.is_within(&a) && ab.is_within(&ab) && ab.is_within(&root) && !abc.is_within(&ab) && !a.is_within(&ab)
+        );
     }
 
     #[test]

@@ -73,6 +73,11 @@ impl<'a> Canvas<'a> {
 
     /// Where `path` leads below `top`, taken as the root, following links at its end too.
     pub(super) fn resolve_below(&mut self, top: &LayerPath, path: &LayerPath) -> Result<LayerPath, TransferError> {
+        // Mostly a real directory, which is seen in one go: deep trees would take a look at each part of each path.
+        let whole = top.append(path);
+        if matches!(self.slot(&whole)?, Some(Slot::Dir(_))) {
+            return Ok(whole);
+        }
         Ok(top.append(&resolve(path, true, |at| self.see(&top.append(at)))?))
     }
 
@@ -83,6 +88,9 @@ impl<'a> Canvas<'a> {
 
     /// Makes `path` and all that is missing above it.
     pub(super) fn make_dirs(&mut self, path: &LayerPath, meta: &Meta) -> Result<(), TransferError> {
+        if matches!(self.slot(path)?, Some(Slot::Dir(_))) {
+            return Ok(());
+        }
         let mut here = LayerPath::root();
         for name in path.components() {
             here = here.join(name);

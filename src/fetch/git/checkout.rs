@@ -138,7 +138,7 @@ impl Work<'_> {
             git(&["read-tree", &id])?;
         }
         let listing = git(&["ls-files", "-s", "-z"])?;
-        let wanted = |path: &LayerPath| path.strip(&piece.only).is_some();
+        let wanted = |path: &LayerPath| path.is_within(&piece.only);
         let mut submodules = Vec::new();
         if !piece.only.is_root() {
             if listed(&listing).any(|entry| wanted(&entry.path) && entry.path != piece.only) {
@@ -176,7 +176,7 @@ impl Work<'_> {
         listing: &[u8],
         there: &Path,
     ) -> Result<Placed, GitError> {
-        let entry = listed(listing).find(|entry| entry.is_submodule() && piece.only.strip(&entry.path).is_some());
+        let entry = listed(listing).find(|entry| entry.is_submodule() && piece.only.is_within(&entry.path));
         let Some(entry) = entry.filter(|_| self.source.submodules) else { return Err(not_a_directory(&piece.only)) };
         let known = self.modules(repository, id, listing)?;
         let only = piece.only.strip(&entry.path).unwrap_or_default();

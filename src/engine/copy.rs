@@ -230,7 +230,7 @@ pub(super) fn write(
 ) -> Result<StepLayer, StepError> {
     let record = engine.layers.write(entries).map_err(|error| match error {
         LayerError::Cancelled(cancelled) => StepError::Cancelled(cancelled),
-        changed @ LayerError::ContextChanged(_) => StepError::refused(changed.to_string()),
+        changed @ LayerError::ContextChanged(_) => StepError::Changed(changed.to_string()),
         other => StepError::world("write the layer", &other),
     })?;
     Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id, times: None })

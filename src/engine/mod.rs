@@ -135,6 +135,9 @@ pub enum StepError {
     /// Files of a layer that was a hit cannot be had any more; the build goes back to the step that makes it.
     #[error("{0}")]
     Lost(String),
+    /// A file of a context is not what it was when the step was keyed.
+    #[error("{0}")]
+    Changed(String),
     /// A process ended with a status other than 0, or was never started.
     #[error("process {} did not complete successfully: {end}", quoted(command))]
     Exit {

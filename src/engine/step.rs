@@ -69,11 +69,19 @@ pub(super) fn perform(
     let job = Job { engine, plan, id, step, parent, inputs, vertex: &vertex, priority };
     let begun = Instant::now();
     let given_up = engine.elsewhere.given_up();
-    let outcome = match &step.op {
+    let work = || match &step.op {
         Op::Image(_) => unreachable!("handled above"),
         Op::Run(op) => job.memoized(&run::RunWork(op)),
         Op::Copy(op) => job.memoized(&copy::CopyWork::new(op)),
         Op::Workdir(op) => job.memoized(&workdir::WorkdirWork(op)),
+    };
+    let outcome = match work() {
+        // Nothing was recorded under the key of files that are no more. Whoever saves a file during a build does so once.
+        Err(StepError::Changed(what)) => {
+            vertex.log(Stream::Stderr, format!("{what}; reading it again\n").as_bytes());
+            work()
+        }
+        other => other,
     };
     let millis = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let outcome = outcome.map(|Memoized { memo, reason }| StepReport {

@@ -47,6 +47,7 @@ impl BuildError {
             other @ (StepError::Cancelled(_)
             | StepError::Lost(_)
             | StepError::Exit { .. }
+            | StepError::Changed(_)
             | StepError::Refused { .. }) => Self::World { doing: "build".to_owned(), reason: other.to_string() },
         }
     }

@@ -17,6 +17,7 @@ as_root_and_rootless! {
     no_cache
     early_cut_off
     copy_hits_after_a_parent_changed
+    context_that_changes_while_it_is_read
     explain
     iidfile_metadata_and_quiet
     target_and_build_args
@@ -181,6 +182,41 @@ fn copy_hits_after_a_parent_changed(who: Who) {
     let image = Image::read(&rig.path("out.tar"));
     assert_eq!(image.files["/other"].content, b"two\n");
     assert_eq!(image.files["/app/big"].content, b"bytes\n");
+}
+
+/// A layer never holds other bytes than its key says: a file that is not what it was when it was hashed is read once more, and
+/// is an error if it never stands still (design 4.4).
+fn context_that_changes_while_it_is_read(who: Who) {
+    use std::os::unix::fs::FileExt as _;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let rig = Rig::new(who);
+    let context = rig.context("context", &[("Dockerfile", "FROM scratch\nCOPY . /x\n"), ("restless", "")]);
+    let file = std::fs::OpenOptions::new().write(true).open(rig.path("context/restless")).expect("open");
+    file.set_len(64 << 20).expect("grow");
+    let out = rig.arg("out.tar");
+    let args = ["build", "--progress=plain", "-o", &format!("type=oci,dest={out}"), &context];
+    let stop = AtomicBool::new(false);
+    let failed = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0_u64.. {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                file.write_all_at(&number.to_le_bytes(), 0).expect("write");
+            }
+        });
+        // On a busy machine whoever writes may sleep all through a build.
+        let failed = (0..50).map(|_| rig.rbuild(&args)).find(|out| !out.status.success());
+        stop.store(true, Ordering::Relaxed);
+        failed
+    });
+    let failed = failed.expect("no build saw the file change");
+    assert!(failed.stderr.contains("/x/restless; reading it again"), "{}", failed.stderr);
+    assert!(last_line(&failed.stderr).ends_with("context changed while being read: /x/restless"), "{}", failed.stderr);
+    traces::none(&rig);
+    rig.ok(&args);
+    let content = std::fs::read(rig.path("context/restless")).expect("read");
+    assert!(Image::read(&rig.path("out.tar")).files["/x/restless"].content == content);
 }
 
 fn explain(who: Who) {

@@ -20,7 +20,7 @@ step tests
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 failed=0
-INSTA_UPDATE=no cargo test --workspace --no-fail-fast 2>&1 | tee "$log" || failed=1
+RBUILD_TEST_KILLS=200 INSTA_UPDATE=no cargo test --workspace --no-fail-fast 2>&1 | tee "$log" || failed=1
 step summary
 grep -E '^\*\*\* ' "$log" | sort -u || true
 grep -E '^(test .* FAILED|test result: )' "$log" || failed=1

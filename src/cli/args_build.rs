@@ -182,6 +182,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Steps")]
     pub ulimit: Vec<String>,
 
+    /// What a step may use.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
     /// How many steps may run at once [default: by cores and memory]
     #[arg(long, value_name = "N", help_heading = "Steps")]
     pub jobs: Option<NonZeroUsize>,
@@ -269,6 +273,38 @@ pub struct HarmlessArgs {
     pub sbom: Option<String>,
 }
 
+/// What a step may use. The older flags are hidden, as they are with buildx.
+#[derive(Args, Clone, Debug, Default)]
+pub struct LimitArgs {
+    /// Limit of a step, e.g. memory=1g: also memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus, cpuset-mems
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Steps")]
+    pub resource: Vec<String>,
+    /// Control group to make those of steps in
+    #[arg(long, value_name = "PATH", help_heading = "Steps")]
+    pub cgroup_parent: Option<String>,
+    /// Memory of a step
+    #[arg(long, short = 'm', value_name = "BYTES", hide = true)]
+    pub memory: Option<String>,
+    /// Memory and swap of a step; -1: any amount of swap
+    #[arg(long, value_name = "BYTES", hide = true, allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Weight of a step's processor time
+    #[arg(long, short = 'c', value_name = "N", hide = true)]
+    pub cpu_shares: Option<String>,
+    /// Microseconds of a period of processor time
+    #[arg(long, value_name = "N", hide = true)]
+    pub cpu_period: Option<String>,
+    /// Microseconds of processor time in a period
+    #[arg(long, value_name = "N", hide = true, allow_hyphen_values = true)]
+    pub cpu_quota: Option<String>,
+    /// Processors a step may use
+    #[arg(long, value_name = "LIST", hide = true)]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes a step may use
+    #[arg(long, value_name = "LIST", hide = true)]
+    pub cpuset_mems: Option<String>,
+}
+
 macro_rules! unsupported {
     ($($(#[$attribute:meta])* $field:ident $name:literal;)*) => {
         /// Options of `docker buildx build` that rbuild has not: each is an error that says so.
@@ -294,16 +330,7 @@ macro_rules! unsupported {
 
 unsupported! {
     attest "attest";
-    cgroup_parent "cgroup-parent";
     policy "policy";
-    resource "resource";
-    #[arg(short = 'm')] memory "memory";
-    memory_swap "memory-swap";
-    #[arg(short = 'c')] cpu_shares "cpu-shares";
-    cpu_period "cpu-period";
-    cpu_quota "cpu-quota";
-    cpuset_cpus "cpuset-cpus";
-    cpuset_mems "cpuset-mems";
     security_opt "security-opt";
     builder "builder";
 }

@@ -15,7 +15,7 @@ use super::env::Env;
 use super::request::{
     Allow, BuildRequest, ContextSource, DockerfileSource, OutputSpec, PullPolicy, StoreRequest, display_options,
 };
-use super::world::{Opened, enter, now};
+use super::world::{Opened, enter_with, now};
 use super::{Done, Failure, caches, outputs};
 use crate::catalog::pull::Policy;
 use crate::diagnostic::{Diagnostic, headline, render_all};
@@ -26,6 +26,7 @@ use crate::engine::{Options, StepError};
 use crate::event::{Place as TextPlace, Progress, Warning};
 use crate::exchange::Form;
 use crate::exchange::spec::{self, Place};
+use crate::exec::Limits;
 use crate::export::output::Kind;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::plan::PlanOptions;
@@ -40,7 +41,8 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
         remove_old(path)?;
     }
     // Threads begin to exist below this line.
-    let session = enter(request.call.is_none())?;
+    let limits = if request.call.is_none() { request.limits.clone() } else { Limits::default() };
+    let session = enter_with(request.call.is_none(), limits)?;
     let opened = Opened::new(session, place)?;
     let (looks, notes) = display_options(env, now, terminal_size);
     let display =

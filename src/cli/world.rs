@@ -16,7 +16,7 @@ use crate::catalog::pull::Puller;
 use crate::catalog::{self, Catalog};
 use crate::engine;
 use crate::event::Progress;
-use crate::exec::{self, EnterOptions, Ownership, Session};
+use crate::exec::{self, EnterOptions, Limits, Ownership, Session};
 use crate::layers::{self, Layers, OwnershipMode, TreeOptions};
 use crate::registry::Client;
 
@@ -51,7 +51,13 @@ pub(super) fn now() -> SystemTime {
 
 /// Enters the namespaces the command needs. Must come before anything that starts a thread.
 pub(super) fn enter(need_sandbox: bool) -> Result<Session, Failure> {
-    let session = exec::enter(&EnterOptions { need_sandbox, need_userns: true }).map_err(|e| Failure::of(&e))?;
+    enter_with(need_sandbox, Limits::default())
+}
+
+/// The same for a command whose steps are limited.
+pub(super) fn enter_with(need_sandbox: bool, limits: Limits) -> Result<Session, Failure> {
+    let options = EnterOptions { need_sandbox, need_userns: true, limits };
+    let session = exec::enter(&options).map_err(|e| Failure::of(&e))?;
     more_files();
     Ok(session)
 }

@@ -12,7 +12,7 @@ use super::mounts::{self, MountInputs};
 use super::record::{Facts, ROOT, StepLayer, Times};
 use super::step::{Job, Work};
 use crate::event::{Stream, Vertex};
-use crate::exec::{Process, Root, Stdio};
+use crate::exec::{Memory, Process, Root, Stdio};
 use crate::layers::view::View;
 use crate::plan::graph::{Network, Run};
 use crate::plan::key;
@@ -118,7 +118,8 @@ impl Work for RunWork<'_> {
         drop(slot);
         let ended = file_time(&scratch.path().join("ended"))?;
         if exit.out_of_memory && exit.code != 0 {
-            vertex.log(Stream::Stderr, format!("killed: out of memory (exit code: {})\n", exit.code).as_bytes());
+            let text = format!("killed: out of memory{} (exit code: {})\n", amounts(exit.memory), exit.code);
+            vertex.log(Stream::Stderr, text.as_bytes());
             return Err(failed(op, "cannot allocate memory"));
         }
         if exit.code != 0 {
@@ -143,6 +144,14 @@ fn file_time(marker: &Path) -> Result<i64, StepError> {
     use std::os::unix::fs::MetadataExt as _;
     let made = fs_err::File::create(marker).and_then(|file| file.metadata());
     Ok(made.map_err(|e| StepError::world("tell the time", &e))?.mtime())
+}
+
+/// `, limit 64.0 MiB, peak 64.0 MiB` as far as they are known.
+fn amounts(memory: Option<Memory>) -> String {
+    let amount = |name: &str, bytes: Option<u64>| {
+        bytes.map_or_else(String::new, |bytes| format!(", {name} {:.1} MiB", bytes as f64 / f64::from(1 << 20)))
+    };
+    memory.map_or_else(String::new, |memory| amount("limit", memory.limit) + &amount("peak", memory.peak))
 }
 
 /// `process "…" did not complete successfully`.

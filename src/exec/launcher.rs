@@ -130,7 +130,8 @@ fn settle(control: &OwnedFd, ground: Ground) -> io::Result<()> {
     Ok(())
 }
 
-fn close_all_but(control: &OwnedFd) {
+/// Closes every descriptor but the first three and this one.
+pub(crate) fn close_all_but(control: &OwnedFd) {
     use std::os::fd::AsRawFd;
     let keep = control.as_raw_fd();
     let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();

@@ -5,6 +5,7 @@
 
 mod copies;
 mod forward;
+mod groups;
 mod host;
 mod in_place;
 mod kernel;
@@ -24,6 +25,7 @@ mod wire;
 use std::path::PathBuf;
 
 pub use crate::snapshot::Root;
+pub use groups::Limits;
 pub use host::{Host, HostCommand, HostOutput};
 pub use sandbox::Sandbox;
 pub use session::{EnterError, EnterOptions, Mode, Ownership, Session, enter};
@@ -156,10 +158,21 @@ pub struct Exit {
     pub code: i32,
     /// The kernel killed something in it for lack of memory.
     pub out_of_memory: bool,
+    /// What its own control group counted, if it had one.
+    pub memory: Option<Memory>,
     /// Paths in the root that were made only to mount something there and are to be left out of the layer if unchanged:
     /// already removed by the executor in a `Directory` root; for `Overlay` they are removed from the upper directory too.
     /// Listed for tests.
     pub stubs: Vec<String>,
+}
+
+/// Memory of a process and all it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Bytes that it might have used.
+    pub limit: Option<u64>,
+    /// Bytes that it used at the most.
+    pub peak: Option<u64>,
 }
 
 /// A process could not be started or watched.

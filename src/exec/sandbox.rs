@@ -10,14 +10,15 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::forward::Forwarder;
+use super::groups::{Group, Groups};
 use super::launcher::{self, Request};
 use super::probe::{Found, Question};
 use super::step::{Ground, Report, Spec};
 use super::stubs::Stubs;
 use super::terminal::Terminal;
 use super::{
-    ExecError, Executor, Exit, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel, memory,
-    terminal, wire,
+    ExecError, Executor, Exit, Memory, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel,
+    memory, terminal, wire,
 };
 use crate::cancel::Cancel;
 use crate::snapshot::OverlayXattrs;
@@ -38,13 +39,28 @@ pub struct Sandbox {
     mounts: AtomicBool,
     /// Held while a step runs that changes its root's surroundings.
     in_place: Mutex<()>,
+    /// Where steps are limited, if they are.
+    groups: Option<Groups>,
 }
 
 impl Sandbox {
     /// Forks the launcher; the process must still be single-threaded.
     pub(crate) fn start(ground: Ground) -> io::Result<Self> {
         let (control, launcher) = launcher::start(ground)?;
-        Ok(Self { control, launcher, ground, mounts: AtomicBool::new(ground.mounts), in_place: Mutex::new(()) })
+        Ok(Self {
+            control,
+            launcher,
+            ground,
+            mounts: AtomicBool::new(ground.mounts),
+            in_place: Mutex::new(()),
+            groups: None,
+        })
+    }
+
+    /// Limits every step.
+    pub(crate) fn in_groups(mut self, groups: Groups) -> Self {
+        self.groups = Some(groups);
+        self
     }
 
     /// Tries what can be mounted, with an overlay in `directory` (see [`Question::directory`]).
@@ -111,10 +127,21 @@ impl Sandbox {
         let kills_before = memory::kills();
         let ground = Ground { mounts: self.mounts.load(Ordering::Relaxed), ..self.ground };
         let terminal = process.stdio == Stdio::Inherited && terminal::is_ours();
-        let spec = Spec { root: root.clone(), process, ground, terminal };
+        let group = self.groups.as_ref().map(Groups::step).transpose();
+        let group = group.map_err(|error| ExecError::Setup(format!("make a control group: {error}")))?;
+        let groups = group.as_ref().map_or_else(Vec::new, |group| group.directories().to_vec());
+        let spec = Spec { root: root.clone(), process, ground, terminal, groups };
         let mut running = Running::start(&self.control, &spec).map_err(ExecError::Launcher)?;
         let mut end = running.wait(&spec.process.mounts, output, cancel).map_err(ExecError::Launcher)?;
-        end.out_of_memory = end.code != 0 && memory::kills() > kills_before;
+        let limit = self.groups.as_ref().and_then(|groups| groups.limits().memory);
+        match group.as_ref().and_then(Group::used) {
+            // Its own group tells it from others that run now.
+            Some(used) => {
+                end.out_of_memory = used.out_of_memory;
+                end.memory = Some(Memory { limit, peak: used.memory_peak });
+            }
+            None => end.out_of_memory = end.code != 0 && memory::kills() > kills_before,
+        }
         Ok(end)
     }
 }
@@ -132,6 +159,7 @@ struct End {
     stubs: Stubs,
     fault: Option<ExecError>,
     out_of_memory: bool,
+    memory: Option<Memory>,
 }
 
 impl End {
@@ -140,7 +168,7 @@ impl End {
         cancel.check()?;
         match self.fault {
             Some(fault) => Err(fault),
-            None => Ok(Exit { code: self.code, out_of_memory: self.out_of_memory, stubs }),
+            None => Ok(Exit { code: self.code, out_of_memory: self.out_of_memory, memory: self.memory, stubs }),
         }
     }
 }
@@ -174,7 +202,7 @@ impl Running {
     }
 
     fn wait(&mut self, mounts: &[super::Mount], output: Output<'_>, cancel: &Cancel) -> io::Result<End> {
-        let mut end = End { code: 0, stubs: Stubs::default(), fault: None, out_of_memory: false };
+        let mut end = End { code: 0, stubs: Stubs::default(), fault: None, out_of_memory: false, memory: None };
         let mut forwarders = Vec::new();
         let mut told_to_stop = false;
         let mut terminal: Option<Terminal> = None;

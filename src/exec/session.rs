@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use super::groups::{Groups, Limits};
 use super::host::Host;
 use super::probe::Found;
 use super::step::Ground;
@@ -16,12 +17,14 @@ use super::{ExecError, Executor, Sandbox};
 use crate::snapshot::{Copied, Overlay, OverlayXattrs, Snapshots};
 
 /// What the command is going to need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EnterOptions {
     /// It may run steps.
     pub need_sandbox: bool,
     /// It reads or writes trees, which in a user namespace belong to ids that exist only there.
     pub need_userns: bool,
+    /// What each step may use.
+    pub limits: Limits,
 }
 
 /// rbuild could not become what it must be.
@@ -33,6 +36,9 @@ pub enum EnterError {
     /// The user namespace was made, but we could not become anybody in it.
     #[error("user namespace: {0}")]
     UserNamespace(#[source] io::Error),
+    /// Steps were to be limited, and cannot be.
+    #[error("{0}")]
+    Limits(String),
 }
 
 /// Whether files in trees have the owners that the layers say.
@@ -136,7 +142,9 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
     if root {
         let ground = Ground { namespaces: true, mounts: true, ..here() };
         match Sandbox::start(ground) {
-            Ok(sandbox) => return Ok(session(Some(sandbox), Host::here(), Privilege::Root)),
+            Ok(sandbox) => {
+                return Ok(session(Some(limited(sandbox, options)?), Host::here(), Privilege::Root));
+            }
             // A container's root, without the capability.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
             Err(error) => return Err(EnterError::Fork(error)),
@@ -158,14 +166,25 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
     }
     let why = match ids {
         Ok(ids) => match Sandbox::start(Ground { namespaces: true, mounts: true, ..here() }) {
-            Ok(sandbox) => return Ok(session(Some(sandbox), host, Privilege::UserNamespace(ids))),
+            Ok(sandbox) => {
+                return Ok(session(Some(limited(sandbox, options)?), host, Privilege::UserNamespace(ids)));
+            }
             // Made, but without any right in it: some security modules do that.
             Err(error) => format!("make a PID namespace: {error}"),
         },
         Err(why) => why,
     };
     let sandbox = Sandbox::start(here()).map_err(EnterError::Fork)?;
-    Ok(session(Some(sandbox), host, Privilege::Refused(why)))
+    Ok(session(Some(limited(sandbox, options)?), host, Privilege::Refused(why)))
+}
+
+/// The sandbox with what its steps are limited by. Comes after all other forks: none of them may keep the janitor waiting.
+fn limited(sandbox: Sandbox, options: &EnterOptions) -> Result<Sandbox, EnterError> {
+    if options.limits.is_empty() {
+        return Ok(sandbox);
+    }
+    let groups = Groups::new(options.limits.clone()).map_err(EnterError::Limits)?;
+    Ok(sandbox.in_groups(groups))
 }
 
 /// The ground as our own maps tell it.

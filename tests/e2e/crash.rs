@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::as_root_and_rootless;
 use crate::image::Image;
-use crate::rig::{Rig, Who, finish, start};
+use crate::rig::{Rig, Who, environment, finish, start};
 use crate::sharing::{signal, wait_until};
 use crate::traces;
 
 as_root_and_rootless! {
-    killed_fifty_times
+    killed_at_any_moment
     killed_helpers_end_the_build
     interrupt_and_terminate
     a_second_interrupt_ends_at_once
@@ -59,8 +59,12 @@ fn check(rig: &Rig, round: usize) {
     }
 }
 
-fn killed_fifty_times(who: Who) {
-    const ROUNDS: usize = 50;
+/// How often a build is killed, unless `RBUILD_TEST_KILLS` says so (`tests/all.sh` does).
+const KILLS: usize = 50;
+
+fn killed_at_any_moment(who: Who) {
+    let rounds =
+        environment("RBUILD_TEST_KILLS").map_or(KILLS, |text| text.parse().expect("RBUILD_TEST_KILLS: a number"));
     let rig = Rig::new(who);
     let out = format!("type=oci,dest={}", rig.arg("out.tar"));
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
@@ -68,7 +72,7 @@ fn killed_fifty_times(who: Who) {
     rig.build(&["-t", "killed:1", "-o", &out, &context(&rig, 1000)]);
     let mut usual = begin.elapsed().as_micros() as u64;
     let mut before_the_end = 0;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let args = ["--progress=plain", "-t", "killed:1", "-o", &out, &context(&rig, round)];
         let mut child = start(&mut rig.command(&args));
         std::thread::sleep(Duration::from_micros(dice.roll(usual)));
@@ -83,7 +87,7 @@ fn killed_fifty_times(who: Who) {
         check(&rig, round);
         traces::none(&rig);
     }
-    assert!(before_the_end > ROUNDS / 2, "only {before_the_end} of {ROUNDS} builds were still running when killed");
+    assert!(before_the_end > rounds / 2, "only {before_the_end} of {rounds} builds were still running when killed");
     rig.ok(&["prune", "--all", "--force"]);
     rig.build(&["-o", &out, &context(&rig, 2000)]);
     check(&rig, 2000);

@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::as_root_and_rootless;
 use crate::outputs::start_by_crun;
 use crate::registry::{Server, pull_with_skopeo};
-use crate::rig::{Rig, Who, environment, installed, loudly, succeed};
+use crate::rig::{Rig, Who, can_run, environment, installed, loudly, succeed};
 use crate::traces;
 
 as_root_and_rootless! { net_three_stages_from_mirrors }
@@ -181,6 +181,45 @@ fn machine(rig: &Rig) -> String {
     dir.display().to_string()
 }
 
+/// The proxies of this machine, as `docker build` has those of its own configuration.
+fn proxies() -> Vec<String> {
+    ["http_proxy", "https_proxy", "no_proxy"]
+        .iter()
+        .filter_map(|name| Some(format!("--build-arg={name}={}", environment(name)?)))
+        .collect()
+}
+
+/// A package whose scripts make a group and give a file to it, as a user with subordinate ids and as one without.
+#[test]
+fn net_openssh_client_installs_rootless() {
+    for who in [Who::Multi, Who::Single] {
+        if !can_run(who) || !mirrors_answer() || !installed("debootstrap") {
+            continue;
+        }
+        let rig = Rig::empty(who);
+        let file = std::fs::File::open(debian_tar()).expect("tar");
+        let out =
+            crate::rig::finish(crate::rig::start(rig.command(&["import", "-", "debian:12"]).stdin(file)), &["import"]);
+        assert!(out.status.success(), "{}", out.stderr);
+        let machine = format!("machine={}", machine(&rig));
+        let context = rig.dockerfile(
+            "FROM debian:12\nCOPY --from=machine / /\n\
+             RUN apt-get update && apt-get install -y --no-install-recommends openssh-client\n\
+             RUN ssh -V 2>&1 && stat -c 'agent %a %G' /usr/bin/ssh-agent && dpkg --audit && echo all is well\n",
+        );
+        let proxies = proxies();
+        let mut args = vec!["--build-context", &machine];
+        args.extend(proxies.iter().map(String::as_str));
+        args.push(&context);
+        let log = rig.build(&args);
+        for part in [" OpenSSH_", " agent 2755 ", " all is well"] {
+            // With one id the group is only played, and a file that is not given to it keeps the bit.
+            assert!(log.contains(part) || (who == Who::Single && part == " agent 2755 "), "{who:?} {part}:\n{log}");
+        }
+        traces::none(&rig);
+    }
+}
+
 fn net_three_stages_from_mirrors(who: Who) {
     if !mirrors_answer() || !installed("debootstrap") {
         return;
@@ -203,11 +242,7 @@ fn net_three_stages_from_mirrors(who: Who) {
     let context = rig.context("app", &[("Dockerfile", DOCKERFILE), ("hello.c", HELLO)]);
     let base_arg = format!("BASE={base}");
     let mut args = vec!["-t", &app, "--push", "--build-arg", &base_arg];
-    // As `docker build` does with the proxies of its own configuration.
-    let proxies: Vec<String> = ["http_proxy", "https_proxy", "no_proxy"]
-        .iter()
-        .filter_map(|name| Some(format!("--build-arg={name}={}", environment(name)?)))
-        .collect();
+    let proxies = proxies();
     args.extend(proxies.iter().map(String::as_str));
     args.push(&context);
     rig.build(&args);

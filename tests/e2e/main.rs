@@ -10,6 +10,7 @@ mod debian;
 mod forms;
 mod image;
 mod keys;
+mod limits;
 mod outputs;
 mod reaching;
 mod registry;

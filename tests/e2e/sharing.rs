@@ -9,6 +9,7 @@ as_root_and_rootless! {
     two_processes_run_each_step_once
     a_waiting_process_can_be_cancelled_and_takes_over_from_a_killed_one
     different_builds_share_what_is_equal
+    locks_taken_in_opposite_order_do_not_wait_for_each_other
 }
 
 /// Three steps that each leave a line outside of the image, and a result that says how many there were.
@@ -116,4 +117,31 @@ pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     panic!("not within 30 s: {what}");
+}
+
+/// Two RUNs name the same two locked caches, each in its own order; had each taken its first one, both would wait for ever.
+fn locks_taken_in_opposite_order_do_not_wait_for_each_other(who: Who) {
+    let rig = Rig::new(who);
+    let mount = |id: &str| format!("--mount=type=cache,id={id},target=/{id},sharing=locked");
+    let step = "echo in >>/a/lines; sleep 0.1; echo out >>/a/lines; cat /a/lines >/b/lines";
+    let contexts: Vec<String> = [["a", "b"], ["b", "a"]]
+        .iter()
+        .enumerate()
+        .map(|(number, ids)| {
+            let mounts = ids.map(mount).join(" ");
+            let text = format!("FROM busybox\n{}", format!("RUN {mounts} {step}\n").repeat(3));
+            rig.context(&format!("context-{number}"), &[("Dockerfile", &text)])
+        })
+        .collect();
+    let begin = |context: &String| start(&mut rig.command(&["build", "--progress=plain", "--no-cache", context]));
+    let children: Vec<_> = contexts.iter().chain(&contexts).map(begin).collect();
+    for child in children {
+        let out = finish(child, &["build"]);
+        assert!(out.status.success(), "{}", out.stderr);
+    }
+    let log =
+        rig.build(&["--no-cache", &rig.dockerfile(&format!("FROM busybox\nRUN {} uniq -c /a/lines\n", mount("a")))]);
+    let runs: Vec<&str> = log.lines().filter(|line| line.ends_with(" in") || line.ends_with(" out")).collect();
+    assert!(runs.len() >= 6 && runs.iter().all(|line| line.contains(" 1 ")), "one at a time:\n{log}");
+    traces::none(&rig);
 }

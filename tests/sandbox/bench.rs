@@ -148,7 +148,8 @@ impl Ran {
 
 impl Bench {
     pub fn new(setting: Setting) -> Self {
-        let session = enter(&EnterOptions { need_sandbox: true, need_userns: true }).expect("enters");
+        let session =
+            enter(&EnterOptions { need_sandbox: true, need_userns: true, ..EnterOptions::default() }).expect("enters");
         // The container of a CI may forbid everything; then the binary's own tests tell.
         let directory = tempfile::Builder::new().prefix("rbuild-sandbox-").tempdir().expect("temp dir").keep();
         let lower = directory.join("lower");

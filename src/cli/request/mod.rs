@@ -8,6 +8,7 @@ mod annotation;
 mod cache;
 mod call;
 mod context;
+mod limits;
 mod output;
 mod progress;
 mod proxy;
@@ -37,6 +38,7 @@ use super::args_build::{BuildArgs, HarmlessArgs};
 use super::env::Env;
 use super::fields;
 use crate::exchange::spec::{Source, Target};
+use crate::exec::Limits;
 use crate::export::Squash;
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
@@ -123,6 +125,8 @@ pub struct BuildRequest {
     pub metadata_file: Option<PathBuf>,
     /// What to show.
     pub progress: ProgressRequest,
+    /// What a step may use.
+    pub limits: Limits,
     /// How many RUNs at once.
     pub jobs: Option<NonZeroUsize>,
     /// Say why steps were run.
@@ -217,6 +221,7 @@ impl BuildRequest {
             iidfile: args.iidfile.as_ref().map(|path| env.path(path)),
             metadata_file: args.metadata_file.as_ref().map(|path| env.path(path)),
             progress,
+            limits: limits::limits(&args.limits)?,
             jobs: args.jobs,
             explain: args.explain,
             notes,

@@ -40,6 +40,8 @@ pub(crate) struct Spec {
     pub(crate) ground: Ground,
     /// Standard streams are to be a new terminal.
     pub(crate) terminal: bool,
+    /// Control groups to be in.
+    pub(crate) groups: Vec<std::path::PathBuf>,
 }
 
 /// What is known of the machine before any step ran.
@@ -74,7 +76,7 @@ pub(crate) enum Report {
     Ended { code: i32, signal: i32 },
 }
 
-wire_struct!(Spec { root, process, ground, terminal });
+wire_struct!(Spec { root, process, ground, terminal, groups });
 wire_struct!(Ground { user_namespace, one_id, namespaces, mounts });
 wire_enum!(Report {
     0 => Ready { stubs },
@@ -154,7 +156,8 @@ fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
 }
 
 fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault> {
-    let Spec { root, process, ground, terminal } = spec;
+    let Spec { root, process, ground, terminal, groups } = spec;
+    join(groups, *ground)?;
     let (nothing, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during("make a pipe")?;
     drop(writer);
     rustix::process::umask(Mode::empty());
@@ -204,6 +207,19 @@ fn open_terminal(process: &Process, socket: &OwnedFd) -> Result<OwnedFd, Fault> 
     rustix::process::ioctl_tiocsctty(&near).during("take the terminal")?;
     tell(socket, &Report::Terminal, &[far.as_fd()]).during("hand over the terminal")?;
     Ok(near)
+}
+
+/// Goes into control groups; what it starts is then in them too.
+fn join(groups: &[std::path::PathBuf], ground: Ground) -> Result<(), Fault> {
+    for group in groups {
+        let file = group.join("cgroup.procs");
+        std::fs::write(&file, "0").during(format!("write to {}", file.display()))?;
+    }
+    if ground.namespaces && !groups.is_empty() {
+        // So that they are the roots of what the step sees.
+        kernel::unshare(libc::CLONE_NEWCGROUP).during("make a namespace of control groups")?;
+    }
+    Ok(())
 }
 
 /// What each of a step's namespaces is for.

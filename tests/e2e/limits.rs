@@ -89,7 +89,7 @@ fn groups_of_killed_builds_are_removed() {
         traces::none_running(&rig);
         let begin = Instant::now();
         while !groups_of(pid).is_empty() {
-            assert!(begin.elapsed() < Duration::from_secs(20), "left after {name}: {:?}", groups_of(pid));
+            assert!(begin.elapsed() < Duration::from_secs(120), "left after {name}: {:?}", groups_of(pid));
             std::thread::sleep(Duration::from_millis(5));
         }
     }

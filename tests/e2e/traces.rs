@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::rig::Rig;
 
 /// How long the kernel may take to end the processes of a killed build.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Processes of this rig: rbuild, its helpers, steps that carry the rig's token in their environment.
 pub(crate) fn processes(rig: &Rig) -> Vec<String> {

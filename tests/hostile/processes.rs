@@ -16,6 +16,9 @@ as_root_and_rootless! {
     terminals_and_output
 }
 
+/// After this long nothing will happen any more, however busy the machine is; what would not end by itself takes longer.
+const HUNG: Duration = Duration::from_secs(300);
+
 /// What does not want to end. All are started in the background by a shell that says so first.
 const STUBBORN: [&str; 6] = [
     // Forks for ever; a limit keeps the machine alive.
@@ -41,7 +44,7 @@ fn stopped(rig: &Rig, script: &str, signal: &str) -> Output {
         if text.lines().any(|line| line.starts_with('#') && line.ends_with(" begun")) {
             break;
         }
-        assert!(begin.elapsed() < Duration::from_secs(60), "never began:\n{text}");
+        assert!(begin.elapsed() < HUNG, "never began:\n{text}");
         std::thread::sleep(Duration::from_millis(10));
     }
     std::thread::sleep(Duration::from_millis(300));
@@ -52,7 +55,7 @@ fn stopped(rig: &Rig, script: &str, signal: &str) -> Output {
         if let Some(status) = child.try_wait().expect("wait") {
             break status;
         }
-        assert!(asked.elapsed() < Duration::from_secs(30), "{signal} did not end it: {script}");
+        assert!(asked.elapsed() < HUNG, "{signal} did not end it: {script}");
         std::thread::sleep(Duration::from_millis(5));
     };
     Output { status, stdout: String::new(), stderr: std::fs::read_to_string(&log).unwrap_or_default() }
@@ -92,7 +95,7 @@ fn background_processes_end_with_their_step(who: Who) {
     let text = format!("FROM busybox\nENV RIG={}\nRUN {script}\nRUN true\n", rig.token());
     let begin = Instant::now();
     let out = rig.ok(&["build", "--progress=plain", &rig.dockerfile(&text)]);
-    assert!(begin.elapsed() < Duration::from_secs(30), "waited for background processes");
+    assert!(begin.elapsed() < HUNG, "waited for background processes");
     outside.safe(&rig, &out);
 }
 

@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(busybox-static gcc libc6-dev)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)
 if [ "${1:-}" != minimal ]; then
-    packages+=(debootstrap docker-registry skopeo umoci crun buildah uidmap git python3 zstd xz-utils bzip2 curl
+    packages+=(debootstrap docker-registry skopeo umoci crun buildah pigz uidmap git python3 zstd xz-utils bzip2 curl
                ca-certificates openssh-client util-linux procps attr)
 fi
 

@@ -80,7 +80,12 @@ impl Ignore {
 
     fn read(root: &Root, name: &str) -> Result<Option<Self>, IgnoreError> {
         let failed = |source| IgnoreError::Io { file: name.to_owned(), source };
-        let Some(file) = root.follow(&LayerPath::clean(name)).map_err(failed)? else { return Ok(None) };
+        let file = match root.follow(&LayerPath::clean(name)) {
+            // A directory of that name is as good as none, as in BuildKit.
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => None,
+            file => file.map_err(failed)?,
+        };
+        let Some(file) = file else { return Ok(None) };
         let mut text = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut text).map_err(failed)?;
         Self::parse(name, &text).map(Some)
@@ -174,6 +179,8 @@ mod tests {
         assert_eq!(load("Dockerfile"), None);
         write(".dockerignore", "*.md\n");
         assert_eq!(load("Dockerfile"), Some((".dockerignore".to_owned(), 1)));
+        fs_err::create_dir(dir.path().join("dir.dockerignore")).expect("create");
+        assert_eq!(load("dir"), Some((".dockerignore".to_owned(), 1)));
         write("Dockerfile.dockerignore", "");
         assert_eq!(load("Dockerfile"), Some(("Dockerfile.dockerignore".to_owned(), 0)));
     }

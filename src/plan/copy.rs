@@ -173,23 +173,22 @@ fn check_checksum(options: &Options, paths: &[String]) -> Result<(), String> {
 /// Octal up to 07777, or symbolic.
 fn parse_chmod(text: &str) -> Result<Chmod, String> {
     let bad = || format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777");
-    if let Ok(mode) = u32::from_str_radix(text, 8) {
+    let octal = if text.starts_with('+') { None } else { u32::from_str_radix(text, 8).ok() };
+    if let Some(mode) = octal {
         return if mode <= 0o7777 { Ok(Chmod::Octal(mode)) } else { Err(bad()) };
     }
     if text.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(bad());
     }
-    if is_symbolic(text) { Ok(Chmod::Symbolic(text.to_owned())) } else { Err(format!("invalid mode: {text:?}")) }
+    if is_symbolic(text) { Ok(Chmod::Symbolic(text.to_owned())) } else { Err("invalid syntax".to_owned()) }
 }
 
-/// Clauses `[ugoa]*([-+=]([rwxXst]*|[ugo]))+` joined by commas.
+/// Clauses `[ugoa]*([-+=][rwxXstugo]*)+` joined by commas.
 fn is_symbolic(text: &str) -> bool {
     text.split(',').all(|clause| {
         let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
         actions.starts_with(['-', '+', '='])
-            && actions.split(['-', '+', '=']).skip(1).all(|what| {
-                matches!(what, "u" | "g" | "o") || what.chars().all(|c| matches!(c, 'r' | 'w' | 'x' | 'X' | 's' | 't'))
-            })
+            && actions.chars().all(|c| "-+=rwxXstugo".contains(c))
     })
 }
 

@@ -176,10 +176,9 @@ impl Fold<'_> {
     }
 }
 
-/// The numbered steps a stage's instructions make.
+/// How many steps names speak of: those of the stage's instructions, and every trigger, whatever it is, as in BuildKit.
 fn count(stage: &ast::Stage, triggers: &[Trigger]) -> usize {
-    let all = triggers.iter().map(|trigger| &trigger.instruction).chain(&stage.instructions);
-    all.filter(|instruction| match instruction.kind {
+    let own = stage.instructions.iter().filter(|instruction| match instruction.kind {
         InstructionKind::Run(_) | InstructionKind::Copy(_) | InstructionKind::Add(_) | InstructionKind::Workdir(_) => {
             true
         }
@@ -196,8 +195,8 @@ fn count(stage: &ast::Stage, triggers: &[Trigger]) -> usize {
         | InstructionKind::Shell(_)
         | InstructionKind::Maintainer(_)
         | InstructionKind::Onbuild(_) => false,
-    })
-    .count()
+    });
+    triggers.len() + own.count()
 }
 
 impl StageFold<'_, '_> {
@@ -364,11 +363,15 @@ impl StageFold<'_, '_> {
     fn expose(&mut self, here: &Here<'_>, words: &[Word]) -> Result<String, Diagnostic> {
         let mut words: Vec<&Word> = words.iter().collect();
         words.sort_by(|a, b| a.text.cmp(&b.text));
-        let mut names = Vec::new();
+        // All are expanded before the first is read.
+        let mut split = Vec::new();
         for word in words {
-            let site = here.at(word);
-            let split = scope::expand_split(&word.text, self.escape(), &self.state.env);
-            for text in split.map_err(|text| site.fault("expansion", text))? {
+            let texts = scope::expand_split(&word.text, self.escape(), &self.state.env);
+            split.push((here.at(word), texts.map_err(|text| here.at(word).fault("expansion", text))?));
+        }
+        let mut names = Vec::new();
+        for (site, texts) in split {
+            for text in texts {
                 let ports = expose::parse(&text).map_err(|text| {
                     site.fault("bad-port", text).with_help("write PORT, FIRST-LAST or PORT/PROTOCOL (tcp, udp or sctp)")
                 })?;

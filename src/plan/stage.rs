@@ -166,7 +166,14 @@ impl<'a> Stages<'a> {
         };
         let wanted = platform.as_ref().unwrap_or(options.target_platform());
         let replacement = match &stage.name {
-            Some(name) => named_context(name, wanted, options),
+            Some(name) => {
+                if may_be_replaced(name) {
+                    // BuildKit asks for a context of each stage's name, and not every stage's name can be one.
+                    let text = |error| format!("invalid context name {name}: {error}");
+                    Reference::parse(name).map_err(|error| site.fault("bad-from", text(error)))?;
+                }
+                named_context(name, wanted, options)
+            }
             None => None,
         };
         let base = match replacement {
@@ -394,9 +401,14 @@ fn outside(text: &str, platform: &Platform, options: &PlanOptions) -> Result<Out
     }
 }
 
+/// Whether a named context may stand for this name.
+fn may_be_replaced(name: &str) -> bool {
+    !name.eq_ignore_ascii_case(SCRATCH) && !name.eq_ignore_ascii_case(MAIN_CONTEXT)
+}
+
 /// The named context of a name, first the one for this platform. `scratch` and `context` cannot be replaced.
 fn named_context(name: &str, platform: &Platform, options: &PlanOptions) -> Option<Result<Outside, String>> {
-    if name.eq_ignore_ascii_case(SCRATCH) || name.eq_ignore_ascii_case(MAIN_CONTEXT) {
+    if !may_be_replaced(name) {
         return None;
     }
     let key = context_key(name)?;

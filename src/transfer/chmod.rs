@@ -136,7 +136,7 @@ fn parse_changes(mut text: &str, who: u32, changes: &mut Vec<Change>) -> Result<
         // Nobody named means everybody, umask 0.
         let mut mask = if who == 0 { ALL | 0o6000 } else { who };
         let only_others = who != 0 && who & !0o007 == 0;
-        let (mut bits, mut execute, mut copies) = (0, false, Vec::new());
+        let (mut bits, mut execute, mut set) = (0, false, false);
         for c in letters.chars() {
             match c {
                 'r' => bits |= 0o444,
@@ -147,37 +147,34 @@ fn parse_changes(mut text: &str, who: u32, changes: &mut Vec<Change>) -> Result<
                 's' if !only_others => bits |= 0o6000,
                 't' if !only_others => {
                     bits |= STICKY;
-                    mask |= STICKY;
+                    // Where nobody is named the sticky bit stands for all that may change, as in BuildKit.
+                    mask = if who == 0 { STICKY } else { mask | STICKY };
                 }
                 's' | 't' => {}
-                'u' => copies.push(6),
-                'g' => copies.push(3),
-                'o' => copies.push(0),
+                'u' | 'g' | 'o' => {
+                    if bits != 0 {
+                        changes.push(Change { who: mask, op, what: What::Bits(std::mem::take(&mut bits)) });
+                    }
+                    if std::mem::take(&mut execute) {
+                        changes.push(Change { who: mask, op: Op::Add, what: What::ExecuteIfAny });
+                    }
+                    let shift = match c {
+                        'u' => 6,
+                        'g' => 3,
+                        _ => 0,
+                    };
+                    // The copied permissions must be read before they are cleared: one change does both.
+                    changes.push(Change { who: mask & ALL, op, what: What::CopyOf(shift) });
+                    set = true;
+                }
                 _ => return Err(BadMode),
             }
         }
-        // `=` clears once; what follows in the same clause adds.
-        let mut op = op;
-        let mut push = |op: &mut Op, what| {
-            changes.push(Change { who: mask, op: *op, what });
-            if *op == Op::Set {
-                *op = Op::Add;
-            }
-        };
-        if let (Op::Set, [shift], 0) = (op, copies.as_slice(), bits) {
-            // The copied permissions must be read before they are cleared: one change does both.
-            changes.push(Change { who: mask & ALL, op, what: What::CopyOf(*shift) });
-            op = Op::Add;
-        } else {
-            if bits != 0 || op == Op::Set {
-                push(&mut op, What::Bits(bits));
-            }
-            for shift in copies {
-                push(&mut op, What::CopyOf(shift));
-            }
+        if bits != 0 || op == Op::Set && !set {
+            changes.push(Change { who: mask, op, what: What::Bits(bits) });
         }
         if execute {
-            changes.push(Change { who: mask, op, what: What::ExecuteIfAny });
+            changes.push(Change { who: mask, op: Op::Add, what: What::ExecuteIfAny });
         }
     }
     Ok(())
@@ -202,6 +199,10 @@ mod tests {
         check("go=", 0o4755, false, 0o4700);
         check("u+s", 0o755, false, 0o4755);
         check("+t", 0o755, true, 0o1755);
+        check("+st", 0o755, false, 0o1755);
+        check("=t", 0o4755, false, 0o5755);
+        check("u=ug", 0o750, false, 0o550);
+        check("u=rg", 0o720, false, 0o220);
         check("o+t", 0o755, true, 0o755);
         check("g=u", 0o740, false, 0o770);
         check("g=u-w", 0o760, false, 0o750);

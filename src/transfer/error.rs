@@ -7,6 +7,7 @@ use std::io;
 use super::TreeError;
 use super::glob::BadPattern;
 use super::pattern::PatternError;
+use crate::dockerfile::quote::quoted;
 use crate::tar::entry::LayerPath;
 
 /// The label of the main context's tree.
@@ -16,7 +17,7 @@ const CONTEXT: &str = "context";
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
     /// A source is not there.
-    #[error("failed to calculate checksum of ref {label}: \"{path}\": not found")]
+    #[error("failed to calculate checksum of ref {label}: {}: not found", quoted(&path.to_string()))]
     NotFound {
         /// Its place among the sources.
         source_index: usize,

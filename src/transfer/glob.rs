@@ -137,6 +137,11 @@ impl Class {
         Ok((c, &text[width..]))
     }
 
+    /// Whether some range ends before it begins; where that is no fault, the range is empty.
+    pub(super) fn has_reversed_range(&self) -> bool {
+        self.ranges.iter().any(|(low, high)| low > high)
+    }
+
     /// Whether the set has this character.
     pub(super) fn contains(&self, c: char) -> bool {
         self.ranges.iter().any(|(low, high)| (*low..=*high).contains(&c)) != self.negated

@@ -233,6 +233,9 @@ impl Shape {
                 b'?' => (token, rest, plain) = (Some(Token::One), after, false),
                 b'[' => {
                     let (class, after) = Class::parse(after)?;
+                    if class.has_reversed_range() {
+                        return Err(BadPattern);
+                    }
                     (token, rest, plain) = (Some(Token::Class(class)), after, false);
                 }
                 b'\\' => {

@@ -109,15 +109,14 @@ pub fn owner<E>(text: &str, mut file: impl FnMut(UserFile, &str) -> Result<Vec<u
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    let number = |text: &str| if text.is_empty() { Some(0) } else { plain_id(text) };
-    let (uid, mut gid) = if let Some(id) = number(user) {
+    let (uid, mut gid) = if let Some(id) = owner_id(user) {
         (id, id)
     } else {
         let passwd = file(UserFile::Passwd, user)?;
         let found = lines(Some(&passwd)).map(User::parse).find(|u| u.name == user.as_bytes());
         found.map_or((0, 0), |u| (u.uid, u.gid))
     };
-    match group.map(|group| (group, number(group))) {
+    match group.map(|group| (group, owner_id(group))) {
         None => {}
         Some((_, Some(id))) => gid = id,
         Some((name, None)) => {
@@ -128,6 +127,15 @@ pub fn owner<E>(text: &str, mut file: impl FnMut(UserFile, &str) -> Result<Vec<u
         }
     }
     Ok((uid, gid))
+}
+
+/// The number an owner's text is without looking anything up. As in BuildKit signs are fine, -2 is a large number, -1 leaves
+/// what is made as it is, and what does not fit is a name.
+fn owner_id(text: &str) -> Option<u32> {
+    match text {
+        "" | "root" | "-1" => Some(0),
+        number => number.parse::<i32>().ok().map(i32::cast_unsigned),
+    }
 }
 
 /// A number, or `root`, which is 0 everywhere.
@@ -251,9 +259,11 @@ mod tests {
         check("bob", "(1500, 1600) [Passwd]");
         check("1500", "(1500, 1500) []");
         check(":33", "(0, 33) []");
-        check("bob:", "(1500, 0) [Passwd]");
-        check("+5:+6", "(5, 6) []");
-        check("3000000000", "(0, 0) [Passwd]");
+        check("7:", "(7, 0) []");
+        check(":", "(0, 0) []");
+        check("-1:+5", "(0, 5) []");
+        check("-2", "(4294967294, 4294967294) []");
+        check("2147483648", "(0, 0) [Passwd]");
         check("bob:33", "(1500, 33) [Passwd]");
         check("5:extra", "(5, 1700) [Group]");
         check("nosuch:nosuchg", "(0, 0) [Passwd, Group]");

@@ -43,7 +43,7 @@ pub(super) fn call(
     env: &Env,
 ) -> Result<Said, BuildError> {
     let source = &spec.source;
-    let parse = || dockerfile::parse(source.clone()).map_err(BuildError::Dockerfile);
+    let parse = || pipeline::parse(spec);
     match call {
         Call::Check { format, ignore_status } => {
             let (report, error) = check(world, spec, inputs, request)?;
@@ -89,6 +89,9 @@ fn check(
 ) -> Result<(answers::Report, Option<BuildError>), BuildError> {
     let source = spec.source.clone();
     let mut report = answers::Report { source, lints: Vec::new(), notes: Vec::new(), faults: Vec::new() };
+    if let Err(fault) = pipeline::refuse_other_frontend(spec) {
+        return Ok((answers::Report { faults: vec![fault], ..report }, None));
+    }
     let (file, faults) = dockerfile::read(spec.source.clone());
     if !faults.is_empty() {
         let lints = plan::check_unreadable(&file, spec.plan, &faults);

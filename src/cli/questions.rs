@@ -12,12 +12,11 @@ use super::env::Env;
 use super::request::{BuildRequest, StoreRequest};
 use super::world::{Opened, enter, now};
 use super::{Done, Failure, build, command_explain, print, screen};
-use crate::dockerfile;
 use crate::engine::Options;
 use crate::engine::slots::Limit;
 use crate::exchange::Form;
 use crate::oci::platform::Platform;
-use crate::pipeline::{self, BuildError, Spec, World};
+use crate::pipeline::{self, Spec, World};
 use crate::plan::dump;
 use crate::plan::graph::Plan;
 use crate::snapshot::Copied;
@@ -88,9 +87,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         form: Form::Names,
         inline_cache: false,
     };
-    let resolved = dockerfile::parse(spec.source.clone())
-        .map_err(BuildError::Dockerfile)
-        .and_then(|file| pipeline::resolve_plan(&world, &spec, spec.plan, &file));
+    let resolved = pipeline::parse(&spec).and_then(|file| pipeline::resolve_plan(&world, &spec, spec.plan, &file));
     display.close();
     let (plan, _, _) = resolved.map_err(|error| build::explained(&error, String::new()))?;
     print(show(&plan).as_bytes())

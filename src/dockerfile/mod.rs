@@ -9,6 +9,7 @@
 pub mod advice;
 pub mod ast;
 pub mod directive;
+pub mod frontend;
 mod grammar;
 mod heredoc;
 pub mod lint;

@@ -21,8 +21,9 @@ pub use resolve::{Asked, Resolution, resolve, resolve_plan};
 use crate::cancel::Cancel;
 use crate::catalog::pull::{Policy, Puller};
 use crate::catalog::{Image, ImageLayer};
-use crate::dockerfile;
+use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Lint};
+use crate::dockerfile::{self, frontend};
 use crate::engine::explain::MissReason;
 use crate::engine::record::StepLayer;
 use crate::engine::slots::Slots;
@@ -309,9 +310,21 @@ fn load(world: &World<'_>, spec: &Spec<'_>) -> Result<Dockerfile, BuildError> {
     let vertex = world.progress.vertex(format!("[internal] load build definition from {}", spec.source.name), &[]);
     vertex.start();
     vertex.status("transferring dockerfile:", spec.source.text.len() as u64, 0, true);
-    let parsed = dockerfile::parse(spec.source.clone());
+    let parsed = parse(spec);
     vertex.finish(Outcome::Done);
-    parsed.map_err(BuildError::Dockerfile)
+    parsed
+}
+
+/// Refuses a file that is written for another front end.
+pub fn refuse_other_frontend(spec: &Spec<'_>) -> Result<(), Diagnostic> {
+    let given = spec.plan.build_args.get(frontend::SYNTAX_ARG).and_then(Option::as_deref);
+    frontend::refuse_other(&spec.source, given)
+}
+
+/// Parses the Dockerfile if it is written for us.
+pub fn parse(spec: &Spec<'_>) -> Result<Dockerfile, BuildError> {
+    refuse_other_frontend(spec).map_err(|fault| BuildError::Dockerfile(vec![fault]))?;
+    dockerfile::parse(spec.source.clone()).map_err(BuildError::Dockerfile)
 }
 
 /// BuildKit sends contexts; we read them in place, and show the line its users look for.

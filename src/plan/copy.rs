@@ -187,8 +187,7 @@ fn parse_chmod(text: &str) -> Result<Chmod, String> {
 fn is_symbolic(text: &str) -> bool {
     text.split(',').all(|clause| {
         let actions = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-        actions.starts_with(['-', '+', '='])
-            && actions.chars().all(|c| "-+=rwxXstugo".contains(c))
+        actions.starts_with(['-', '+', '=']) && actions.chars().all(|c| "-+=rwxXstugo".contains(c))
     })
 }
 

@@ -58,14 +58,14 @@ pub struct Finished {
 /// cost nothing.
 const STACK: usize = 64 << 20;
 
-/// Does all steps of `plan`. When a layer that was a hit elsewhere turns out to be lost, all begins anew without it: what is
+/// Does all steps of `plan`. When a layer that was a hit turns out to be lost, elsewhere or here, all begins anew without it: what is
 /// done by then is found in the store.
 pub fn drive(engine: &Engine<'_>, plan: &Plan) -> Finished {
     loop {
-        let given_up = engine.elsewhere.given_up();
+        let given_up = engine.given_up();
         let finished = once(engine, plan);
         match &finished.failure {
-            Some((_, _, StepError::Lost(_))) if engine.elsewhere.given_up() > given_up => {}
+            Some((_, _, StepError::Lost(_))) if engine.given_up() > given_up => {}
             Some(_) | None => {
                 show_untouched_bases(engine, plan);
                 return finished;

@@ -42,7 +42,7 @@ fn places(engine: &Engine<'_>, plan: &Plan, id: StepId) -> [String; 3] {
         plan.steps.node_indices().take_while(|n| *n != id).filter(|n| plan.steps[*n].stage == step.stage).count();
     let name = |project: &str, stage: &str, what: &str, value: &str| {
         let mut hasher = KeyHasher::new("place", KEY_VERSION);
-        hasher.text(project).text(&step.platform).text(stage).text(what).text(value);
+        hasher.text(project).text(stage).text(what).text(value);
         format!("place-{}", hasher.finish())
     };
     let (project, text) = (engine.options.project.as_str(), plain_name(&step.name));
@@ -86,19 +86,45 @@ pub(super) fn why(job: &Job<'_>, facts: &Facts, key: StepKey) -> MissReason {
     if record(job.engine, key).is_some() || here.contains(&key) || anywhere.contains(&key) {
         return MissReason::ResultGone;
     }
-    let nearest = |records: &mut dyn Iterator<Item = StepRecord>| records.min_by_key(|r| distance(&r.facts, facts));
+    let alike = |record: &StepRecord| record.facts.value("op") == facts.value("op");
+    let nearest = |records: &mut dyn Iterator<Item = StepRecord>| {
+        records.filter(alike).min_by_key(|record| distance(&record.facts, facts))
+    };
     let of = |keys: Vec<StepKey>| keys.into_iter().filter_map(|k| record(job.engine, k));
     let text = plain_name(&job.step.name);
     let elsewhere = job.engine.elsewhere.known().records.values().filter(|r| r.step == text).cloned();
     let nearest = nearest(&mut of(here)).or_else(|| nearest(&mut of(anywhere).chain(elsewhere)));
     let Some(nearest) = nearest else { return MissReason::FirstBuild };
-    let reason = difference(&nearest.facts, facts, &|value| listing(job.engine, value));
-    match (reason, job.step.parent) {
-        (Some(MissReason::Changed { input, .. }), Some(parent)) if input == ROOT => {
-            MissReason::Root { after: plain_name(&job.plan.steps[parent].name).to_owned() }
-        }
-        (reason, _) => reason.unwrap_or(MissReason::FirstBuild),
+    match difference(&nearest.facts, facts, &|value| listing(job.engine, value)) {
+        Some(MissReason::Changed { input, .. }) if input == ROOT => root_change(job, &nearest.root),
+        Some(reason) => reason,
+        None => MissReason::FirstBuild,
     }
+}
+
+/// Which step made the first layer that is another one than in an earlier root.
+fn root_change(job: &Job<'_>, before: &[String]) -> MissReason {
+    let (now, mut steps) = (job.parent.marks(), Vec::new());
+    let mut at = job.step.parent;
+    while let Some(id) = at {
+        steps.push(id);
+        at = job.plan.steps[id].parent;
+    }
+    let name = |id: StepId| plain_name(&job.plan.steps[id].name).to_owned();
+    // From the base on, each step has one layer; the base has the others.
+    let base = steps.iter().position(|id| matches!(job.plan.steps[*id].op, Op::Image(_)));
+    let made = &steps[..base.unwrap_or(steps.len())];
+    let below = now.len().saturating_sub(made.len());
+    let same = now.iter().zip(before).take_while(|(now, before)| now == before).count();
+    match (same.checked_sub(below), base) {
+        // Results inside an image do not say what they stood on.
+        _ if before.is_empty() => {}
+        (None, Some(base)) => return MissReason::Root { after: name(steps[base]) },
+        (Some(n), _) if n < made.len() => return MissReason::Root { after: name(made[made.len() - 1 - n]) },
+        (None, None) | (Some(_), _) => return MissReason::Removed { input: "a step before it".to_owned() },
+    }
+    let parent = job.step.parent.map_or_else(|| "its root".to_owned(), name);
+    MissReason::Root { after: parent }
 }
 
 /// How long the step took last time.

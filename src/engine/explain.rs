@@ -67,16 +67,20 @@ impl fmt::Display for MissReason {
             Self::Forced => write!(f, "the cache was switched off for it"),
             Self::Changed { input, before, after } if hidden(before) && hidden(after) => write!(f, "{input} changed"),
             Self::Changed { input, before, after } => {
-                write!(f, "{input} changed: {} -> {}", short(before), short(after))
+                let (before, after) = around(&shown(before), &shown(after));
+                write!(f, "{input} changed: {before} -> {after}")
             }
             Self::Added { input, value } if hidden(value) => write!(f, "{input} is new"),
-            Self::Added { input, value } => write!(f, "{input} is new: {}", short(value)),
+            Self::Added { input, value } => write!(f, "{input} is new: {}", around(&shown(value), "").0),
             Self::Removed { input } => write!(f, "{input} is gone"),
             Self::Files { input, changes, more } => {
                 write!(f, "{input}: {}", changes.join(", "))?;
                 if *more > 0 { write!(f, ", and {more} more") } else { Ok(()) }
             }
-            Self::Root { after } => write!(f, "the root it starts from changed: {after} has another result"),
+            Self::Root { after } => match after.strip_prefix("FROM ") {
+                Some(image) => write!(f, "the base image changed: {image} is another one now"),
+                None => write!(f, "the root it starts from changed: {after} has another result"),
+            },
             Self::ResultGone => write!(f, "its earlier result is no longer in the store"),
         }
     }
@@ -88,21 +92,35 @@ fn hidden(value: &str) -> bool {
     hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-/// Shortens a value to what fits in a line.
-fn short(value: &str) -> String {
-    const MOST: usize = 60;
-    let line = value.replace('\n', "\\n");
-    if line.chars().count() <= MOST {
-        return format!("{line:?}").replace("\\\\n", "\\n");
-    }
-    let head: String = line.chars().take(MOST).collect();
-    format!("\"{head}…\"")
+/// A value as people wrote it: of a command in shell form the text, without the shell; on one line.
+fn shown(value: &str) -> String {
+    let text = value.strip_prefix(r#"["/bin/sh" "-c" ""#).and_then(|rest| rest.strip_suffix(r#""]"#));
+    text.map_or_else(|| value.to_owned(), |text| text.replace(r#"\""#, "\"")).replace('\n', "\\n")
 }
 
-/// How many facts differ; the record with the fewest is the nearest one.
+/// Two values, quoted and shortened to what is around the first difference.
+fn around(before: &str, after: &str) -> (String, String) {
+    const MOST: usize = 60;
+    const BEFORE: usize = 20;
+    let same = before.chars().zip(after.chars()).take_while(|(a, b)| a == b).count();
+    let part = |text: &str| {
+        let length = text.chars().count();
+        if length <= MOST {
+            return format!("\"{text}\"");
+        }
+        let start = same.saturating_sub(BEFORE).min(length - MOST);
+        let middle: String = text.chars().skip(start).take(MOST).collect();
+        let (left, right) = (if start > 0 { "…" } else { "" }, if start + MOST < length { "…" } else { "" });
+        format!("\"{left}{middle}{right}\"")
+    };
+    (part(before), part(after))
+}
+
+/// How many facts differ; the record with the fewest is the nearest one. What was read at a destination follows from the rest.
 pub fn distance(before: &Facts, now: &Facts) -> usize {
     let map = |facts: &Facts| -> BTreeMap<String, String> {
-        facts.0.iter().map(|f| (f.name.clone(), f.value.clone())).collect()
+        let said = facts.0.iter().filter(|fact| !fact.name.starts_with("destination /"));
+        said.map(|f| (f.name.clone(), f.value.clone())).collect()
     };
     let (before, now) = (map(before), map(now));
     let changed = before.iter().filter(|(name, value)| now.get(*name) != Some(value)).count();
@@ -144,13 +162,28 @@ pub struct Listed {
     pub mode: u32,
 }
 
+impl Listed {
+    /// Whether it has content, so that the same content elsewhere means something.
+    fn is_file(&self) -> bool {
+        self.content.len() == 16 && self.content.bytes().all(|b| b.is_ascii_hexdigit())
+    }
+}
+
 impl Listing {
     /// The first few differences in words, and how many more there are.
     pub fn changes(&self, now: &Listing) -> (Vec<String>, usize) {
         let mut all = Vec::new();
+        let mut gone: BTreeMap<&String, &Listed> =
+            self.0.iter().filter(|(path, _)| !now.0.contains_key(*path)).collect();
         for (path, new) in &now.0 {
             match self.0.get(path) {
-                None => all.push(format!("{path} is new")),
+                None => match gone.iter().find(|(_, old)| *old == &new && new.is_file()).map(|(path, _)| *path) {
+                    Some(from) => {
+                        gone.remove(from);
+                        all.push(format!("{from} is called {path} now"));
+                    }
+                    None => all.push(format!("{path} is new")),
+                },
                 Some(old) if old.content != new.content => all.push(format!("{path} content changed")),
                 Some(old) if old.mode != new.mode => {
                     all.push(format!("{path} mode {:04o} -> {:04o}", old.mode, new.mode));
@@ -158,7 +191,7 @@ impl Listing {
                 Some(_) => {}
             }
         }
-        all.extend(self.0.keys().filter(|path| !now.0.contains_key(*path)).map(|path| format!("{path} is gone")));
+        all.extend(gone.into_keys().map(|path| format!("{path} is gone")));
         if all.is_empty() {
             all.push("metadata changed".to_owned());
         }
@@ -201,6 +234,24 @@ mod tests {
         assert_eq!(listing("a", 0o644).changes(&listing("b", 0o644)).0, ["src/main.rs content changed"]);
         assert_eq!(listing("a", 0o644).changes(&listing("a", 0o664)).0, ["src/main.rs mode 0644 -> 0664"]);
         assert_eq!(listing("a", 0o644).changes(&Listing::default()).0, ["src/main.rs is gone"]);
+        let called = |path: &str, content: &str| {
+            Listing(BTreeMap::from([(path.to_owned(), Listed { content: content.to_owned(), mode: 0o644 })]))
+        };
+        let (one, two) = ("0123456789abcdef", "fedcba9876543210");
+        assert_eq!(called("a", one).changes(&called("b", one)).0, ["a is called b now"]);
+        assert_eq!(called("a", one).changes(&called("b", two)).0, ["b is new", "a is gone"]);
+    }
+
+    #[test]
+    fn long_values_are_shown_around_the_difference() {
+        let command = |text: &str| format!("[\"/bin/sh\" \"-c\" \"{text}\"]");
+        let long = "apt-get update && apt-get install -y --no-install-recommends build-essential ";
+        check(
+            &[("command", &command(&format!("{long}curl && rm -rf x")))],
+            &[("command", &command(&format!("{long}wget && rm -rf x")))],
+            "command changed: \"… -y --no-install-recommends build-essential curl && rm -rf x\" -> \
+             \"… -y --no-install-recommends build-essential wget && rm -rf x\"",
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use rbuild_cache::digest::LayerId;
@@ -113,6 +114,8 @@ pub struct Engine<'a> {
     pub cancel: &'a Cancel,
     /// Job slots of RUNs.
     pub slots: &'a slots::Slots,
+    /// Layers of the store that turned out to be damaged.
+    pub damaged: AtomicUsize,
     /// Layers of base images already asked for in this build, by handle.
     pub fetched: Mutex<BTreeMap<String, FetchedLayers>>,
 }

@@ -50,6 +50,10 @@ impl Facts {
         }
         hasher.finish()
     }
+    /// The value of a fact.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|fact| fact.name == name).map(|fact| fact.value.as_str())
+    }
     /// Notes that owners are all one where the step is done.
     pub fn push_flattened(&mut self) {
         self.push(OWNERS, FLATTENED);
@@ -127,6 +131,9 @@ pub struct StepRecord {
     pub step: String,
     /// The inputs of its key, for `explain`.
     pub facts: Facts,
+    /// The layers below it, a mark for each from the bottom, if [`ROOT`] is among the facts: for `explain`, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub root: Vec<String>,
     /// Seconds since 1970 when it was done.
     pub created: u64,
     /// How long it took, in milliseconds; the scheduler's guess for the next time.

@@ -33,7 +33,6 @@ impl RunWork<'_> {
         for (name, value) in key::facts(job.step) {
             facts.push(name, value);
         }
-        facts.push("platform", job.step.platform.clone());
         if job.engine.options.flattened {
             facts.push_flattened();
         }

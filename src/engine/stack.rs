@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rbuild_cache::digest::DiffId;
+use rbuild_cache::digest::{Blake3, DiffId};
 
 use super::record::{Facts, StepLayer};
 use crate::plan::graph::BaseImage;
@@ -75,6 +75,13 @@ impl Stack {
         self.0.iter().filter_map(built).collect()
     }
 
+    /// A short mark for each layer, from the bottom; different layers have different ones.
+    pub fn marks(&self) -> Vec<String> {
+        const LENGTH: usize = 16;
+        let mark = |layer: &StackLayer| Blake3::of(layer.identity().as_bytes()).to_string()[..LENGTH].to_owned();
+        self.0.iter().map(mark).collect()
+    }
+
     /// One identity for the whole stack: what later RUNs depend on.
     pub fn identity(&self) -> String {
         let mut facts = Facts::default();
@@ -90,7 +97,7 @@ mod tests {
     use super::*;
     use crate::engine::record::Times;
     use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
-    use rbuild_cache::digest::{Blake3, LayerId, Sha256, TreeId};
+    use rbuild_cache::digest::{LayerId, Sha256, TreeId};
 
     #[test]
     fn identity_follows_meaning_not_stored_bytes() {

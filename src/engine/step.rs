@@ -3,6 +3,7 @@
 //! Knows the order of things, not what a RUN or COPY is.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use rbuild_cache::{Kind, LockKind};
 use super::drive::{Memo, StepReport};
 use super::elsewhere::Need;
 use super::explain::{Listing, MissReason};
-use super::record::{Facts, StepLayer, StepRecord};
+use super::record::{Facts, ROOT, StepLayer, StepRecord};
 use super::stack::{Stack, StackLayer};
 use super::{Engine, StepError, copy, earlier, run, workdir};
 use crate::event::{Outcome, Stream, Vertex};
@@ -68,7 +69,7 @@ pub(super) fn perform(
     let vertex = engine.progress.vertex(step.name.clone(), &[]);
     let job = Job { engine, plan, id, step, parent, inputs, vertex: &vertex, priority };
     let begun = Instant::now();
-    let given_up = engine.elsewhere.given_up();
+    let given_up = engine.given_up();
     let work = || match &step.op {
         Op::Image(_) => unreachable!("handled above"),
         Op::Run(op) => job.memoized(&run::RunWork(op)),
@@ -96,7 +97,7 @@ pub(super) fn perform(
     // Whatever failed while a layer was given up may have failed because of it.
     let outcome = outcome.map_err(|error| match error {
         error @ StepError::Cancelled(_) => error,
-        error if engine.elsewhere.given_up() > given_up => StepError::Lost(error.to_string()),
+        error if engine.given_up() > given_up => StepError::Lost(error.to_string()),
         error => error,
     });
     vertex.finish(match &outcome {
@@ -160,8 +161,10 @@ impl Job<'_> {
             // Early cut-off: the same files (and chosen times) as before, so the older layer stays and with it times and digests.
             (layer, created) = (older.layer, older.created);
         }
+        let root = if facts.value(ROOT).is_some() { self.parent.marks() } else { Vec::new() };
         let record = StepRecord {
             layer,
+            root,
             step: earlier::plain_name(&self.step.name).to_owned(),
             facts,
             created,
@@ -262,7 +265,21 @@ impl Engine<'_> {
             });
         }
         self.ensure(&ids, need)?;
+        self.check_readable(stack.built().iter().map(|layer| layer.id))?;
         Ok(ids)
+    }
+
+    /// Makes sure that the entries of layers can be read. What is damaged is given up, so that the step that makes it is done again.
+    pub fn check_readable(&self, ids: impl Iterator<Item = LayerId>) -> Result<(), StepError> {
+        for id in ids {
+            if self.usable(&id) && !self.layers.is_readable(&id).map_err(|e| StepError::world("read a layer", &e))? {
+                self.damaged.fetch_add(1, Ordering::Relaxed);
+                return Err(StepError::Lost(format!(
+                    "layer {id} is damaged in the store; the step that makes it is run again"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The layers of a base image, asked for once a build. Whoever needs them first waits for them, and so does everybody else.
@@ -293,6 +310,11 @@ impl Engine<'_> {
         let layers = Arc::new(layers?);
         *cell = Some(layers.clone());
         Ok(layers)
+    }
+
+    /// How many layers were given up, here and elsewhere.
+    pub(super) fn given_up(&self) -> usize {
+        self.elsewhere.given_up() + self.damaged.load(Ordering::Relaxed)
     }
 
     /// Whether a layer is in the store in a form from which all others can be made.

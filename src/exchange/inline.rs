@@ -72,7 +72,8 @@ pub(super) fn read(config: &ImageConfig, manifest: &Manifest) -> Option<Read> {
         let Some(blob) = manifest.layers.get(at).cloned() else { continue };
         let cached = CachedLayer { tree: layer.tree, diff_id: layer.diff_id, blob, index: None };
         read.layers.push((layer, cached));
-        let record = StepRecord { layer, step, facts: Facts::default(), created, millis: 0, flattened: false };
+        let record =
+            StepRecord { layer, step, facts: Facts::default(), root: Vec::new(), created, millis: 0, flattened: false };
         read.records.insert(key, record);
     }
     Some(read)

@@ -86,7 +86,7 @@ pub enum LayerError {
         reason: String,
     },
     /// A layer's tree is not what its index says.
-    #[error("stored tree of layer {0} is damaged: {1} differs")]
+    #[error("stored tree of layer {0} is damaged: {1} differs; the next build makes it again")]
     DamagedTree(LayerId, LayerPath),
     /// The store has no record of this layer, or none of the forms asked for can be made.
     #[error("layer {0} is not in the store any more")]

@@ -24,9 +24,11 @@ use crate::tar::{pipe, writer};
 
 impl Layers {
     /// Whether the layer's content is in the store: for a built layer everything can be made from it, for a foreign one at
-    /// least its tree is there or can be made.
+    /// least its tree is there or can be made. Of a tree alone the entries must be known.
     pub fn has_form(&self, record: &Record) -> Result<bool> {
-        if self.store.blob(&BlobDigest(record.diff_id.0))?.is_some() || self.believed_tree(&record.id)?.is_some() {
+        if self.store.blob(&BlobDigest(record.diff_id.0))?.is_some()
+            || (self.believed_tree(&record.id)?.is_some() && self.has_index(&record.id)?)
+        {
             return Ok(true);
         }
         match &record.origin {
@@ -119,15 +121,21 @@ impl Layers {
         let tree = self.believed_tree(id)?.ok_or(LayerError::Missing(*id))?;
         let contents = diff::contents(&tree, self.index(id)?.entries().to_vec())?;
         let (out, reader) = pipe::pipe();
-        let cancel = self.cancel.clone();
+        let (cancel, store) = (self.cancel.clone(), self.store.clone());
         std::thread::spawn(move || {
             let mut sink = Verified { out, hash: Hash::default() };
             let result = stream::stream(contents, Hashes::Verify, &cancel, &mut sink).map(|_| ());
             let Verified { out, hash } = sink;
             let result = result.and_then(|()| verify(Some(record.diff_id), DiffId(hash.finish())));
+            let damaged = |path| {
+                // If it cannot be removed, whoever reads it next will find the same.
+                let _still_there = store.remove_tree(&record.id);
+                LayerError::DamagedTree(record.id, path)
+            };
             out.close(result.map_err(|error| {
                 io::Error::other(match error {
-                    LayerError::ContextChanged(path) => LayerError::DamagedTree(record.id, path),
+                    LayerError::ContextChanged(path) => damaged(path),
+                    LayerError::DiffIdMismatch { .. } => damaged(LayerPath::root()),
                     other => other,
                 })
             }));
@@ -146,7 +154,15 @@ impl Layers {
         }
         // Nothing is open yet, or it was removed under us: say what there is now.
         let form = self.open_form(id)?;
-        let content = form.content(&loaded, path)?;
+        let content = match (form.content(&loaded, path), &form) {
+            (Ok(content), _) => content,
+            // Its next user makes it anew.
+            (Err(LayerError::Io { source, .. }), Open::Tree(..)) if source.kind() == io::ErrorKind::NotFound => {
+                self.store.remove_tree(id)?;
+                return Err(LayerError::DamagedTree(*id, path.clone()));
+            }
+            (Err(error), _) => return Err(error),
+        };
         *loaded.form.lock().unwrap_or_else(PoisonError::into_inner) = Some(form);
         Ok(content)
     }
@@ -166,6 +182,18 @@ impl Layers {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&tree, flags, Mode::empty()).in_tree("open", &tree, &LayerPath::root())?;
         Ok(Open::Tree(Arc::new(root), tree.into()))
+    }
+
+    /// Whether the entries of a layer can be read. If not, its tree is worth nothing and goes.
+    pub fn is_readable(&self, id: &LayerId) -> Result<bool> {
+        match self.index(id) {
+            Ok(_) => Ok(true),
+            Err(LayerError::Missing(_)) => {
+                self.store.remove_tree(id)?;
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the index from the layer's bytes, if they are here.
@@ -235,7 +263,22 @@ pub(super) enum Open {
 impl Open {
     fn content(&self, loaded: &Loaded, path: &LayerPath) -> Result<Box<dyn Read + Send>> {
         match self {
-            Self::Tree(root, at) => Ok(Box::new(diff::open_file(root, at, path).in_tree("open", at, path)?)),
+            Self::Tree(root, at) => {
+                let file = diff::open_file(root, at, path).in_tree("open", at, path)?;
+                let expected = loaded.index.get(path).map(|entry| &loaded.index.file_of(entry).kind);
+                if let Some(Kind::File { size, .. }) = expected
+                    && file.metadata().in_tree("open", at, path)?.len() != *size
+                {
+                    let source = io::Error::new(io::ErrorKind::NotFound, "has another size");
+                    return Err(LayerError::Io {
+                        operation: "open",
+                        root: at.to_path_buf(),
+                        path: path.clone(),
+                        source,
+                    });
+                }
+                Ok(Box::new(file))
+            }
             Self::Blob(file) => {
                 let entry = loaded.index.position(path).map(|at| (at, &loaded.index.entries()[at].kind));
                 let Some((at, Kind::File { size, .. })) = entry else {

@@ -265,13 +265,19 @@ impl Common<'_> {
     }
 }
 
-/// Does all steps. When a layer of the result is not to be had from the cache that has it, they are done again without it.
+/// Does all steps. When a layer of the result is damaged or not to be had from the cache that has it, they are done again
+/// without it.
 fn drive(engine: &Engine<'_>, plan: &Plan, imported: &exchange::Imported, form: exchange::Form) -> Finished {
     loop {
         let finished = engine::drive(engine, plan);
         let result = plan.target.filter(|_| finished.failure.is_none()).and_then(|id| finished.steps.get(&id));
         let layers = result.map(|report| report.stack.built()).unwrap_or_default();
-        match imported.secure(&layers, form) {
+        // Whoever wants more than names reads the entries; now is the time to find that they cannot be read.
+        let readable = match form {
+            exchange::Form::Names => Ok(()),
+            exchange::Form::Blobs | exchange::Form::Files => engine.check_readable(layers.iter().map(|layer| layer.id)),
+        };
+        match readable.and_then(|()| imported.secure(&layers, form)) {
             Err(StepError::Lost(_)) => {}
             Ok(()) | Err(_) => return finished,
         }
@@ -301,6 +307,7 @@ fn engine<'a>(
         progress: world.progress,
         cancel: world.cancel,
         slots,
+        damaged: std::sync::atomic::AtomicUsize::new(0),
         fetched: Mutex::default(),
     }
 }

@@ -10,6 +10,7 @@ as_root_and_rootless! {
     chosen_times_are_part_of_a_result
     times_of_the_run_are_not
     arguments_are_not_taken_for_variables
+    explain_names_what_really_changed
 }
 
 /// Two stages with the same names and other contents.
@@ -96,4 +97,36 @@ fn arguments_are_not_taken_for_variables(who: Who) {
         rig.build(&["-o", &to, &rig.context(name, &[("Dockerfile", &text)])]);
         assert_eq!(std::fs::read_to_string(rig.path(&to).join("out")).expect("out").trim_end(), expected);
     }
+}
+
+fn explain_names_what_really_changed(who: Who) {
+    let rig = Rig::new(who);
+    let first = "FROM busybox\nRUN echo one > /one\nCOPY d /d\nRUN cat /d/* > /out\n";
+    let build = |dockerfile: &str, name: &str| {
+        let context = rig.context("context", &[("Dockerfile", dockerfile)]);
+        let dir = rig.path("context/d");
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir(&dir).expect("mkdir");
+        std::fs::write(dir.join(name), "text").expect("written");
+        rig.build(&[&context]);
+        rig.ok(&["explain"]).stdout
+    };
+    let says = |explained: &str, step: &str, reason: &str| {
+        let lines: Vec<&str> = explained.lines().collect();
+        let at = lines.iter().position(|line| line.contains(step)).unwrap_or_else(|| panic!("{step}\n{explained}"));
+        assert!(lines[at + 1].contains(reason), "{step}: {reason}\n{explained}");
+    };
+    build(first, "a");
+    let explained = build(first, "b");
+    says(&explained, "COPY d /d", "/d/a is called /d/b now");
+    says(&explained, "RUN cat", "the root it starts from changed: COPY d /d has another result");
+    // The COPY between is taken from the cache: it is not to blame.
+    let explained = build(&first.replace("echo one", "echo 1"), "b");
+    says(&explained, "RUN echo 1", "command changed: \"echo one > /one\" -> \"echo 1 > /one\"");
+    says(&explained, "RUN cat", "the root it starts from changed: RUN echo 1 > /one has another result");
+    let base = rig.context("base", &[("Dockerfile", "FROM busybox\nRUN touch /new\n")]);
+    rig.build(&["-t", "busybox:latest", &base]);
+    let explained = build(first, "b");
+    says(&explained, "RUN echo one", "the base image changed");
+    says(&explained, "RUN cat", "the base image changed");
 }

@@ -11,6 +11,7 @@
 mod rig;
 
 mod bucket;
+mod damage;
 mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};

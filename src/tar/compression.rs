@@ -8,6 +8,10 @@ use std::io::{self, BufRead, Read};
 /// Bytes it takes to tell the compressions apart.
 const MAGIC: u64 = 6;
 
+/// Most memory for an xz dictionary, in KiB. The strongest preset takes 64 MiB; a stream that asks for more than this wants memory,
+/// not compression. (Zstandard's decoder stops at windows of 128 MiB by itself.)
+const MOST_XZ_MEMORY: u32 = 256 << 10;
+
 /// How bytes are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
@@ -54,7 +58,7 @@ pub fn decompress(compression: Compression, input: Box<dyn BufRead + Send>) -> i
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
-        Compression::Xz => Box::new(lzma_rust2::XzReader::new(input, true)),
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new_mem_limit(input, true, MOST_XZ_MEMORY)),
     })
 }
 
@@ -78,6 +82,25 @@ mod tests {
         let mut out = lzma_rust2::XzWriter::new(Vec::new(), options).expect("good options");
         out.write_all(text).expect("memory");
         out.finish().expect("memory")
+    }
+
+    #[test]
+    fn an_xz_stream_may_not_ask_for_gigabytes() {
+        let options = lzma_rust2::XzOptions::with_preset(1);
+        let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).expect("good options");
+        writer.write_all(b"text").expect("memory");
+        let mut bytes = writer.finish().expect("memory");
+        // The block header begins after the stream header's 12 bytes, tells its own size and ends in its checksum.
+        let end = 12 + (usize::from(bytes[12]) + 1) * 4 - 4;
+        let filter = bytes[12..end].windows(2).position(|two| two == [0x21, 1]).expect("LZMA2 with one property");
+        // 40 stands for 4 GiB - 1.
+        bytes[12 + filter + 2] = 40;
+        let mut crc = flate2::Crc::new();
+        crc.update(&bytes[12..end]);
+        bytes[end..end + 4].copy_from_slice(&crc.sum().to_le_bytes());
+        let (mut reader, _) = plain(Box::new(io::Cursor::new(bytes))).expect("recognised");
+        let refused = reader.read_to_end(&mut Vec::new()).expect_err("4 GiB");
+        assert!(refused.to_string().contains("memory"), "{refused}");
     }
 
     #[test]

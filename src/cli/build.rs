@@ -44,6 +44,16 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
     let limits = if request.call.is_none() { request.limits.clone() } else { Limits::default() };
     let session = enter_with(request.call.is_none(), limits)?;
     let opened = Opened::new(session, place)?;
+    let shown = match request.progress.mode {
+        Mode::Auto | Mode::Plain | Mode::Tty => true,
+        Mode::Quiet | Mode::RawJson | Mode::None => false,
+    };
+    if shown && request.call.is_none() {
+        let mode = opened.session.mode(opened.scratch()?.path());
+        if mode.is_limited() {
+            to_stderr(&format!("sandbox: {mode}\n"))?;
+        }
+    }
     let (looks, notes) = display_options(env, now, terminal_size);
     let display =
         Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
@@ -53,10 +63,6 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
     display.close();
     let mut warnings: Vec<Warning> = request.notes.iter().chain(&notes).map(|note| plain_warning(note)).collect();
     warnings.extend(heard.warnings());
-    let shown = match request.progress.mode {
-        Mode::Auto | Mode::Plain | Mode::Tty => true,
-        Mode::Quiet | Mode::RawJson | Mode::None => false,
-    };
     match done {
         Ok(Answer::Built { built, source, digest, cache_failures }) => {
             warnings.extend(cache_failures.iter().map(|text| plain_warning(text)));

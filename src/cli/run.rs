@@ -278,13 +278,18 @@ fn foreign(image: &Image) -> String {
 pub(super) fn doctor(place: &StoreRequest) -> Done {
     let opened = Opened::new(enter(true)?, place)?;
     let probe = opened.scratch()?;
-    let lines = [
+    let mode = opened.session.mode(probe.path());
+    let mut lines = vec![
         ("rbuild", env!("CARGO_PKG_VERSION").to_owned()),
         ("kernel", rustix::system::uname().release().to_string_lossy().into_owned()),
         ("store", place.root.display().to_string()),
-        ("sandbox", opened.session.mode(probe.path()).to_string()),
+        ("sandbox", mode.to_string()),
     ];
-    print(lines.map(|(name, value)| format!("{name:<9}{value}\n")).concat().as_bytes())
+    for trial in mode.trials() {
+        lines.push((trial.what, trial.outcome));
+        lines.extend(trial.unlock.map(|unlock| ("", format!("to unlock: {unlock}"))));
+    }
+    print(lines.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect::<String>().as_bytes())
 }
 
 #[cfg(test)]

@@ -25,10 +25,12 @@ pub(crate) struct Found {
     pub(crate) proc: Option<String>,
     /// Anything can be mounted at all.
     pub(crate) mounts: Option<String>,
+    /// The root directory can be changed.
+    pub(crate) chroot: Option<String>,
 }
 
 wire_struct!(Question { directory, ground });
-wire_struct!(Found { overlay, proc, mounts });
+wire_struct!(Found { overlay, proc, mounts, chroot });
 
 /// Tries, tells, and ends.
 pub(crate) fn main(question: &OwnedFd, socket: &OwnedFd) -> ! {

@@ -18,7 +18,7 @@ use super::stubs::Stubs;
 use super::terminal::Terminal;
 use super::{
     ExecError, Executor, Exit, Memory, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel,
-    memory, terminal, wire,
+    memory, session, terminal, wire,
 };
 use crate::cancel::Cancel;
 use crate::snapshot::OverlayXattrs;
@@ -35,6 +35,8 @@ pub struct Sandbox {
     control: OwnedFd,
     launcher: kernel::Child,
     ground: Ground,
+    /// How trees are marked.
+    xattrs: OverlayXattrs,
     /// Whether steps may mount anything; believed until tried.
     mounts: AtomicBool,
     /// Held while a step runs that changes its root's surroundings.
@@ -47,10 +49,12 @@ impl Sandbox {
     /// Forks the launcher; the process must still be single-threaded.
     pub(crate) fn start(ground: Ground) -> io::Result<Self> {
         let (control, launcher) = launcher::start(ground)?;
+        let xattrs = session::marks(ground);
         Ok(Self {
             control,
             launcher,
             ground,
+            xattrs,
             mounts: AtomicBool::new(ground.mounts),
             in_place: Mutex::new(()),
             groups: None,
@@ -101,7 +105,7 @@ impl Executor for Sandbox {
             Root::Directory(path) => {
                 let mut process = process.clone();
                 let beside = path.parent().unwrap_or(path);
-                let copies = copies::copied(&mut process, beside, self.xattrs()).map_err(setup)?;
+                let copies = copies::copied(&mut process, beside, self.xattrs).map_err(setup)?;
                 if self.mounts.load(Ordering::Relaxed) {
                     let end = self.run_in(root, process, output, cancel)?;
                     drop(copies);
@@ -109,7 +113,7 @@ impl Executor for Sandbox {
                     return end.exit(removed, cancel);
                 }
                 let _one_at_a_time = self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
-                let placed = in_place::place(path, &process, self.xattrs()).map_err(setup)?;
+                let placed = in_place::place(path, &process, self.xattrs).map_err(setup)?;
                 let end = self.run_in(root, Process { mounts: Vec::new(), ..process }, output, cancel);
                 let removed = placed.undo().map_err(setup)?;
                 end?.exit(removed, cancel)
@@ -119,10 +123,6 @@ impl Executor for Sandbox {
 }
 
 impl Sandbox {
-    fn xattrs(&self) -> OverlayXattrs {
-        if self.ground.user_namespace { OverlayXattrs::User } else { OverlayXattrs::Trusted }
-    }
-
     fn run_in(&self, root: &Root, process: Process, output: Output<'_>, cancel: &Cancel) -> Result<End, ExecError> {
         let kills_before = memory::kills();
         let ground = Ground { mounts: self.mounts.load(Ordering::Relaxed), ..self.ground };

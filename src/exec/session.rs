@@ -8,6 +8,8 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use rustix::thread::CapabilitySet;
+
 use super::groups::{Groups, Limits};
 use super::host::Host;
 use super::probe::Found;
@@ -67,18 +69,103 @@ enum Privilege {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mode {
     privilege: Privilege,
+    ownership: Ownership,
     found: Found,
+}
+
+/// One thing that was tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// What.
+    pub what: &'static str,
+    /// What came of it, and what that means for builds.
+    pub outcome: String,
+    /// What would give more; `None` if there is nothing to gain.
+    pub unlock: Option<&'static str>,
+}
+
+/// How to get user namespaces.
+const NAMESPACES: &str = "allow user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns, \
+                          kernel.unprivileged_userns_clone; in a container also its seccomp profile)";
+/// How to get mounts.
+const MOUNTS: &str = "allow mount(2) (CAP_SYS_ADMIN, and a seccomp or AppArmor profile that lets it through)";
+/// How to get overlays.
+const OVERLAYS: &str =
+    "keep the store (--root) on a local file system such as ext4, xfs or btrfs, with Linux 5.11 or later";
+
+impl Mode {
+    /// Whether builds do without something that a better place would give.
+    pub fn is_limited(&self) -> bool {
+        self.trials().iter().any(|trial| trial.unlock.is_some())
+    }
+
+    /// All that was tried, rung by rung, with its meaning and a way up.
+    pub fn trials(&self) -> Vec<Trial> {
+        let trial = |what, refused: Option<&str>, good: &str, bad: &str, unlock: &'static str| match refused {
+            None => Trial { what, outcome: good.to_owned(), unlock: None },
+            Some(why) => Trial { what, outcome: format!("{bad} ({why})"), unlock: Some(unlock) },
+        };
+        let namespaces = match &self.privilege {
+            Privilege::Root => trial("namespaces", None, "root's own: every step has some", "", ""),
+            Privilege::UserNamespace(_) => {
+                trial("namespaces", None, "in a user namespace: every step has some", "", "")
+            }
+            Privilege::Refused(why) => {
+                let bad = "none: steps run one at a time, see rbuild's processes and are not isolated from the network";
+                trial("namespaces", Some(why), "", bad, NAMESPACES)
+            }
+            Privilege::NotAsked => trial("namespaces", None, "not tried", "", ""),
+        };
+        let owners = match (&self.privilege, self.ownership) {
+            (_, Ownership::Exact) => trial("owners", None, "as in the image", "", ""),
+            (Privilege::UserNamespace(Ids::One(why)), Ownership::Flattened) => {
+                let bad = "RUN sees one user and group only; COPY --chown is recorded and exported";
+                trial(
+                    "owners",
+                    Some(why),
+                    "",
+                    bad,
+                    "have subordinate ids in /etc/subuid and /etc/subgid, and newuidmap (package uidmap)",
+                )
+            }
+            (
+                Privilege::UserNamespace(Ids::Many) | Privilege::Root | Privilege::Refused(_) | Privilege::NotAsked,
+                Ownership::Flattened,
+            ) => {
+                let bad = "RUN sees one user and group only; COPY --chown is recorded and exported";
+                let unlock =
+                    "give CAP_CHOWN, CAP_FOWNER, CAP_DAC_OVERRIDE, CAP_SETUID and CAP_SETGID, or allow user namespaces";
+                trial("owners", Some("no right to give files away"), "", bad, unlock)
+            }
+        };
+        let found = &self.found;
+        let no_mounts = "none: mounts of RUN are moved or copied to their place and taken away after it";
+        let mut trials = vec![
+            namespaces,
+            owners,
+            trial("mounts", found.mounts.as_deref(), "allowed", no_mounts, MOUNTS),
+            trial("overlay", found.overlay.as_deref(), "allowed", "none: each RUN gets a copy of its root", OVERLAYS),
+            trial(
+                "proc",
+                found.proc.as_deref(),
+                "steps have their own",
+                "steps see the outer /proc",
+                "run with an unmasked /proc",
+            ),
+        ];
+        if matches!(self.privilege, Privilege::Refused(_)) {
+            let bad = "refused: no RUN, only the other instructions";
+            trials.push(trial("chroot", found.chroot.as_deref(), "allowed: RUN works", bad, "give CAP_SYS_CHROOT"));
+        }
+        trials
+    }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let trees = if self.found.overlay.is_none() { "overlay" } else { "copied trees" };
         if let (Some(why), Privilege::Root | Privilege::UserNamespace(_)) = (&self.found.mounts, &self.privilege) {
-            return write!(
-                f,
-                "no mounts, copied trees, one RUN at a time: {why}; allow mount(2) (CAP_SYS_ADMIN, and a seccomp or AppArmor \
-                 profile that lets it through)"
-            );
+            return write!(f, "no mounts, copied trees, one RUN at a time: {why}; {MOUNTS}");
         }
         match &self.privilege {
             Privilege::Root => write!(f, "root, {trees}")?,
@@ -87,19 +174,20 @@ impl fmt::Display for Mode {
                 write!(f, "rootless with a single id, {trees}; owners are recorded but not seen by RUN: {why}")?;
             }
             Privilege::Refused(why) => {
-                return write!(
-                    f,
-                    "no namespaces, copied trees; RUN only with CAP_SYS_CHROOT: {why}; allow user namespaces \
-                     (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; in a container also seccomp)"
-                );
+                let (how, chroot) = match self.found.chroot {
+                    None => ("one RUN at a time in a changed root", ""),
+                    Some(_) => ("no RUN, only the other instructions", "give CAP_SYS_CHROOT, or "),
+                };
+                let owners = match self.ownership {
+                    Ownership::Exact => "",
+                    Ownership::Flattened => ", owners are recorded but not seen by RUN",
+                };
+                return write!(f, "no namespaces, copied trees, {how}{owners}: {why}; {chroot}{NAMESPACES}");
             }
             Privilege::NotAsked => return f.write_str("no sandbox"),
         }
         if let Some(why) = &self.found.overlay {
-            write!(
-                f,
-                "; no overlay ({why}): the store wants a local file system such as ext4, xfs or btrfs and Linux 5.11 or later"
-            )?;
+            write!(f, "; no overlay ({why}): {OVERLAYS}")?;
         }
         if let Some(why) = &self.found.proc {
             write!(f, "; steps see the outer /proc ({why}): an unmasked /proc gives them their own")?;
@@ -136,11 +224,11 @@ struct Made {
 /// Does what must be done while this process has one thread. Call it first in `main`.
 pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
     let root = rustix::process::geteuid().is_root();
-    if !options.need_sandbox && (root || !options.need_userns) {
+    if !options.need_sandbox && (root && may(CapabilitySet::SYS_ADMIN) || !options.need_userns) {
         return Ok(session(None, Host::here(), Privilege::NotAsked));
     }
     if root {
-        let ground = Ground { namespaces: true, mounts: true, ..here() };
+        let ground = Ground { namespaces: true, mounts: true, ..here(false) };
         match Sandbox::start(ground) {
             Ok(sandbox) => {
                 return Ok(session(Some(limited(sandbox, options)?), Host::here(), Privilege::Root));
@@ -164,8 +252,9 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
         let privilege = ids.map_or_else(Privilege::Refused, Privilege::UserNamespace);
         return Ok(session(None, host, privilege));
     }
+    let entered = ids.is_ok();
     let why = match ids {
-        Ok(ids) => match Sandbox::start(Ground { namespaces: true, mounts: true, ..here() }) {
+        Ok(ids) => match Sandbox::start(Ground { namespaces: true, mounts: true, ..here(true) }) {
             Ok(sandbox) => {
                 return Ok(session(Some(limited(sandbox, options)?), host, Privilege::UserNamespace(ids)));
             }
@@ -174,7 +263,7 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
         },
         Err(why) => why,
     };
-    let sandbox = Sandbox::start(here()).map_err(EnterError::Fork)?;
+    let sandbox = Sandbox::start(here(entered)).map_err(EnterError::Fork)?;
     Ok(session(Some(limited(sandbox, options)?), host, Privilege::Refused(why)))
 }
 
@@ -187,43 +276,66 @@ fn limited(sandbox: Sandbox, options: &EnterOptions) -> Result<Sandbox, EnterErr
     Ok(sandbox.in_groups(groups))
 }
 
-/// The ground as our own maps tell it.
-fn here() -> Ground {
+/// The ground as our own maps and rights tell it. Whether we entered a user namespace must be told: one that has all ids as
+/// they are looks like none.
+fn here(entered: bool) -> Ground {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let ranges = userns::ranges(&map);
     Ground {
-        user_namespace: ranges != [(0, 0, u32::MAX)],
-        one_id: matches!(ranges.as_slice(), [(_, _, 1)]),
+        user_namespace: entered || ranges != ALL_IDS,
+        one_id: matches!(ranges.as_slice(), [(_, _, 1)]) || !may(OWNERS),
         namespaces: false,
         mounts: false,
     }
 }
 
-/// A folder name for trees made with this map of ids: they are of no use under another.
-fn suffix(map: &str) -> String {
+/// What it takes to give files to others, change those and become others. A plain user has none of it, and neither has the
+/// root of a container that drops everything.
+const OWNERS: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETGID);
+
+/// The map of a machine without user namespaces.
+const ALL_IDS: [(u32, u32, u32); 1] = [(0, 0, u32::MAX)];
+
+/// How trees are marked: the one kind of attribute only the machine's administrator may set.
+pub(super) fn marks(ground: Ground) -> OverlayXattrs {
+    let administrator = !ground.user_namespace && may(CapabilitySet::SYS_ADMIN);
+    if administrator { OverlayXattrs::Trusted } else { OverlayXattrs::User }
+}
+
+fn may(rights: CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|have| have.effective.contains(rights))
+}
+
+/// A folder name for trees made with these rights and this map of ids: they are of no use under others.
+fn suffix(ground: Ground, map: &str) -> String {
     let ranges = userns::ranges(map);
-    if ranges == [(0, 0, u32::MAX)] {
-        return "host".to_owned();
+    if !ground.user_namespace {
+        return match (ground.one_id, marks(ground)) {
+            (true, _) => format!("user-{}", rustix::process::geteuid().as_raw()),
+            (false, OverlayXattrs::Trusted) => "host".to_owned(),
+            (false, OverlayXattrs::User) => "contained".to_owned(),
+        };
     }
     ranges.iter().map(|(inside, outside, count)| format!("{inside}-{outside}-{count}")).collect::<Vec<_>>().join("_")
 }
 
 fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Session {
-    let ground = here();
-    let root = rustix::process::geteuid().is_root();
+    let ground = here(matches!(privilege, Privilege::UserNamespace(_)));
     let sandbox = sandbox.map(Arc::new);
     let executor: Arc<dyn Executor> = match &sandbox {
         Some(sandbox) => Arc::<Sandbox>::clone(sandbox),
         None => Arc::new(NoSandbox),
     };
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    // A plain user in the machine's own namespace can give files to nobody either.
-    let plain = !root && !ground.user_namespace;
     Session {
         executor,
-        ownership: if ground.one_id || plain { Ownership::Flattened } else { Ownership::Exact },
-        trees_suffix: if plain { format!("user-{}", rustix::process::geteuid().as_raw()) } else { suffix(&map) },
-        overlay_xattrs: if ground.user_namespace || plain { OverlayXattrs::User } else { OverlayXattrs::Trusted },
+        ownership: if ground.one_id { Ownership::Flattened } else { Ownership::Exact },
+        trees_suffix: suffix(ground, &map),
+        overlay_xattrs: marks(ground),
         sandbox,
         host: Arc::new(host),
         privilege,
@@ -258,14 +370,14 @@ impl Session {
 
     /// The mode, in words; tries as [`Session::snapshots`] does.
     pub fn mode(&self, scratch: &Path) -> Mode {
-        Mode { privilege: self.privilege.clone(), found: self.found(scratch).clone() }
+        Mode { privilege: self.privilege.clone(), ownership: self.ownership, found: self.found(scratch).clone() }
     }
 
     fn found(&self, scratch: &Path) -> &Found {
         self.found.get_or_init(|| {
             let failed = |error: &dyn fmt::Display| {
                 let why = Some(error.to_string());
-                Found { overlay: why.clone(), proc: why.clone(), mounts: why }
+                Found { overlay: why.clone(), proc: why.clone(), mounts: why.clone(), chroot: why }
             };
             let Some(sandbox) = &self.sandbox else { return failed(&"no sandbox") };
             let attempt = || -> io::Result<Found> {
@@ -301,7 +413,8 @@ mod tests {
     use super::*;
 
     fn mode(privilege: Privilege, overlay: Option<&str>) -> String {
-        Mode { privilege, found: Found { overlay: overlay.map(str::to_owned), ..Found::default() } }.to_string()
+        let found = Found { overlay: overlay.map(str::to_owned), ..Found::default() };
+        Mode { privilege, ownership: Ownership::Exact, found }.to_string()
     }
 
     #[test]
@@ -318,11 +431,33 @@ mod tests {
              newuidmap is not installed (package uidmap or shadow-utils)"
         );
         assert!(mode(Privilege::Root, Some("EINVAL")).starts_with("root, copied trees; no overlay (EINVAL): "));
+        let none = mode(Privilege::Refused("unshare: EPERM".to_owned()), Some("EPERM"));
+        assert!(none.starts_with("no namespaces, copied trees, one RUN at a time in a changed root: unshare: EPERM; "));
+    }
+
+    #[test]
+    fn every_rung_that_is_missing_has_a_way_up() {
+        let why = |text: &str| Some(text.to_owned());
+        let found = Found { overlay: why("a"), proc: why("b"), mounts: why("c"), chroot: why("d") };
+        let privilege = Privilege::Refused("e".to_owned());
+        let mode = Mode { privilege, ownership: Ownership::Flattened, found };
+        let trials = mode.trials();
+        let names: Vec<_> = trials.iter().map(|trial| trial.what).collect();
+        assert_eq!(names, ["namespaces", "owners", "mounts", "overlay", "proc", "chroot"]);
+        assert!(trials.iter().all(|trial| trial.unlock.is_some_and(|text| !text.is_empty())), "{trials:?}");
+        assert!(mode.to_string().contains("no RUN, only the other instructions"), "{mode}");
+        let best = Mode { privilege: Privilege::Root, ownership: Ownership::Exact, found: Found::default() };
+        assert!(best.trials().iter().all(|trial| trial.unlock.is_none()), "{:?}", best.trials());
     }
 
     #[test]
     fn trees_of_different_maps_have_different_folders() {
-        assert_eq!(suffix("         0          0 4294967295\n"), "host");
-        assert_eq!(suffix("0 1000 1\n1 100000 65536\n"), "0-1000-1_1-100000-65536");
+        let inside = Ground { user_namespace: true, one_id: false, namespaces: true, mounts: true };
+        assert_eq!(suffix(inside, "0 1000 1\n1 100000 65536\n"), "0-1000-1_1-100000-65536");
+        let all = "         0          0 4294967295\n";
+        assert_eq!(suffix(inside, all), "0-0-4294967295", "looks like the machine's own, but is not");
+        let outside = suffix(Ground { user_namespace: false, ..inside }, all);
+        assert!(["host", "contained"].contains(&outside.as_str()), "{outside}");
+        assert!(suffix(Ground { user_namespace: false, one_id: true, ..inside }, all).starts_with("user-"));
     }
 }

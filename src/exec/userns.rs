@@ -2,8 +2,10 @@
 
 use std::io;
 
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
 use super::host::Host;
-use super::kernel;
+use super::kernel::{self, Side};
 use super::wire::wire_struct;
 
 /// How ids inside a new namespace map to ids outside: (first inside, first outside, how many).
@@ -31,6 +33,29 @@ pub(crate) enum Ids {
 
 /// Moves this single-threaded process into a new user namespace, as its root.
 pub(crate) fn enter(host: &Host) -> io::Result<Ids> {
+    if rustix::process::geteuid().is_root() {
+        try_in_child(host)?;
+    }
+    enter_now(host)
+}
+
+/// A root that lacks CAP_SETFCAP may make a namespace and then not be anybody in it, and there is no way back: a child finds
+/// out.
+fn try_in_child(host: &Host) -> io::Result<()> {
+    use std::os::fd::AsFd as _;
+    match kernel::fork_into(0)? {
+        Side::Child => kernel::leave(enter_now(host).map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |_| 0)),
+        Side::Parent(child) => {
+            let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED)?;
+            match status.and_then(|status| status.exit_status()) {
+                Some(0) => Ok(()),
+                code => Err(io::Error::from_raw_os_error(code.unwrap_or(libc::EIO))),
+            }
+        }
+    }
+}
+
+fn enter_now(host: &Host) -> io::Result<Ids> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let maps = if uid == 0 { inherited() } else { granted(uid, gid) };
     kernel::unshare(libc::CLONE_NEWUSER)?;

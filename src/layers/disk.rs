@@ -3,6 +3,7 @@
 //! ```text
 //! deleted name        character device 0/0
 //! opaque directory    trusted.overlay.opaque=y, or user.overlay.opaque=y inside a user namespace
+//! either of them      on a file system that has no such thing: a name that only copies of the tree understand (`xattrs`)
 //! anything else       itself: owner, mode, xattrs, whole-second mtime
 //! ```
 //! Every call is relative to the descriptor of a directory that was opened below the root without following links.
@@ -117,7 +118,10 @@ impl TreeWriter {
             Kind::CharDevice(major, minor) => node(FileType::CharacterDevice, *major, *minor),
             Kind::BlockDevice(major, minor) => node(FileType::BlockDevice, *major, *minor),
             Kind::Fifo => node(FileType::Fifo, 0, 0),
-            Kind::Whiteout => node(FileType::CharacterDevice, 0, 0),
+            Kind::Whiteout => match node(FileType::CharacterDevice, 0, 0) {
+                Err(Errno::PERM) => rustix::fs::symlinkat(xattrs::WHITEOUT_TEXT, &dir, &name),
+                made => made,
+            },
             Kind::File { .. } | Kind::Directory { .. } | Kind::Hardlink(_) => Err(Errno::INVAL),
         };
         let device = matches!(kind, Kind::CharDevice(..) | Kind::BlockDevice(..));

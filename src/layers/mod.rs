@@ -48,7 +48,7 @@ pub use index::Index;
 pub use make::Source;
 pub use stream::{Content, Opener};
 pub use view::View;
-pub use xattrs::OverlayXattrs;
+pub use xattrs::{OPAQUE_NAME, OverlayXattrs, WHITEOUT_TEXT};
 
 use crate::cancel::Cancel;
 

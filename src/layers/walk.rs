@@ -77,7 +77,7 @@ pub(super) fn walk(at: &Path, options: TreeOptions) -> Result<Tree> {
     let root = rustix::fs::open(at, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .in_tree("open", at, &LayerPath::root())?;
     let walk = Walk { at, options };
-    let mut nodes = walk.directory(&root, &LayerPath::root())?;
+    let (mut nodes, _) = walk.directory(&root, &LayerPath::root())?;
     let top = 0..nodes.len();
     let mut depth = top.clone();
     while !depth.is_empty() {
@@ -87,11 +87,12 @@ pub(super) fn walk(at: &Path, options: TreeOptions) -> Result<Tree> {
                 let dir = beneath::directory(&root, &node.path).in_tree("open", at, &node.path)?;
                 walk.directory(&dir, &node.path)
             }
-            _ => Ok(Vec::new()),
+            _ => Ok((Vec::new(), false)),
         };
-        let below: Vec<Vec<Node>> = here.par_iter().map(read).collect::<Result<_>>()?;
+        let below: Vec<(Vec<Node>, bool)> = here.par_iter().map(read).collect::<Result<_>>()?;
         let next = nodes.len();
-        for (parent, children) in depth.zip(below) {
+        for (parent, (children, opaque)) in depth.zip(below) {
+            nodes[parent].found.opaque |= opaque;
             nodes[parent].children = nodes.len()..nodes.len() + children.len();
             nodes.extend(children);
         }
@@ -109,9 +110,15 @@ struct Walk<'a> {
 const SPLIT: usize = 32;
 
 impl Walk<'_> {
-    fn directory(&self, dir: &OwnedFd, path: &LayerPath) -> Result<Vec<Node>> {
-        let names = names(dir).in_tree("read", self.at, path)?;
-        names.into_par_iter().with_min_len(SPLIT).map(|name| self.node(dir, path.join(&name), &name)).collect()
+    /// What is in a directory, and whether one of its names says that it is opaque.
+    fn directory(&self, dir: &OwnedFd, path: &LayerPath) -> Result<(Vec<Node>, bool)> {
+        let mut names = names(dir).in_tree("read", self.at, path)?;
+        let all = names.len();
+        names.retain(|name| name != xattrs::OPAQUE_NAME.as_bytes());
+        let opaque = names.len() < all;
+        let nodes: Result<_> =
+            names.into_par_iter().with_min_len(SPLIT).map(|name| self.node(dir, path.join(&name), &name)).collect();
+        Ok((nodes?, opaque))
     }
 
     fn node(&self, dir: &OwnedFd, path: LayerPath, name: &[u8]) -> Result<Node> {
@@ -142,7 +149,10 @@ fn what(dir: &OwnedFd, name: &[u8], stat: &Stat) -> rustix::io::Result<What> {
     Ok(match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => What::File(stat.st_size as u64),
         FileType::Directory => What::Directory,
-        FileType::Symlink => What::Symlink(rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes()),
+        FileType::Symlink => match rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes() {
+            text if text == xattrs::WHITEOUT_TEXT.as_bytes() => What::Whiteout,
+            text => What::Symlink(text),
+        },
         FileType::CharacterDevice => match device() {
             (0, 0) => What::Whiteout,
             (major, minor) => What::CharDevice(major, minor),

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::PathBuf;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 /// Where overlayfs keeps its own attributes.
@@ -16,9 +16,16 @@ use rustix::io::Errno;
 pub enum OverlayXattrs {
     /// `trusted.overlay.*`: mounted by root.
     Trusted,
-    /// `user.overlay.*`: mounted with `userxattr`, inside a user namespace.
+    /// `user.overlay.*`: mounted with `userxattr`, inside a user namespace; also where nothing can be mounted at all.
     User,
 }
+
+/// Marks an opaque directory where no attribute can: an empty file in it, named as in tars, so no layer has such a file. On
+/// file systems that need it (an overlay, an old tmpfs) no overlay can be mounted, so only copies are made of the tree.
+pub const OPAQUE_NAME: &str = ".wh..wh..opq";
+/// Marks a deleted name where no whiteout can be made (an overlay keeps them for itself): what the symbolic link says that
+/// stands for it.
+pub const WHITEOUT_TEXT: &str = "(deleted by rbuild)";
 
 impl OverlayXattrs {
     /// The attribute that makes a directory hide what lower layers have in it.
@@ -127,9 +134,19 @@ pub(super) fn write(dir: impl AsFd, name: &[u8], xattrs: &BTreeMap<Vec<u8>, Vec<
 /// Makes a directory opaque to overlayfs, or not.
 pub(super) fn set_opaque(dir: impl AsFd, name: &[u8], overlay: OverlayXattrs, opaque: bool) -> io::Result<()> {
     let path = path(dir, name);
+    let mark = path.join(OPAQUE_NAME);
     if opaque {
-        rustix::fs::lsetxattr(&path, overlay.opaque(), b"y", XattrFlags::empty())?;
-        return Ok(());
+        return match rustix::fs::lsetxattr(&path, overlay.opaque(), b"y", XattrFlags::empty()) {
+            Err(Errno::PERM | Errno::OPNOTSUPP) => {
+                let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                Ok(rustix::fs::open(mark, flags, Mode::RUSR).map(drop)?)
+            }
+            set => Ok(set?),
+        };
+    }
+    match rustix::fs::unlink(mark) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(e.into()),
     }
     match rustix::fs::lremovexattr(&path, overlay.opaque()) {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),

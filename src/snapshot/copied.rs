@@ -16,6 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{OverlayXattrs, Root, Snapshots};
+use crate::layers::{OPAQUE_NAME, WHITEOUT_TEXT};
 
 /// Makes copies.
 #[derive(Clone, Copy, Debug)]
@@ -73,10 +74,13 @@ impl Copied {
     fn directory(self, source: &Path, target: &Path, links: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
         for entry in fs_err::read_dir(source)? {
             let entry = entry?;
+            if entry.file_name() == OPAQUE_NAME {
+                continue;
+            }
             let (from, to) = (entry.path(), target.join(entry.file_name()));
             let stat = lstat(&from).map_err(|errno| named(errno, &from))?;
             let kind = FileType::from_raw_mode(stat.st_mode);
-            if kind == FileType::CharacterDevice && stat.st_rdev == 0 {
+            if is_whiteout(&from, kind, &stat) {
                 remove(&to)?;
                 continue;
             }
@@ -106,7 +110,19 @@ impl Copied {
 
     fn is_opaque(self, directory: &Path) -> bool {
         let mut value = [0; 1];
-        lgetxattr(directory, self.xattrs.opaque(), &mut value) == Ok(1) && value == *b"y"
+        let marked = lgetxattr(directory, self.xattrs.opaque(), &mut value) == Ok(1) && value == *b"y";
+        marked || lstat(directory.join(OPAQUE_NAME)).is_ok()
+    }
+}
+
+/// Whether an entry stands for a deleted name; where none could be made, a link that says so does.
+fn is_whiteout(path: &Path, kind: FileType, stat: &Stat) -> bool {
+    match kind {
+        FileType::CharacterDevice => stat.st_rdev == 0,
+        FileType::Symlink => {
+            readlinkat(CWD, path, Vec::new()).is_ok_and(|text| text.as_bytes() == WHITEOUT_TEXT.as_bytes())
+        }
+        _ => false,
     }
 }
 

@@ -12,19 +12,19 @@ use crate::rig::{Rig, Who};
 
 as_root_and_rootless! { every_case }
 
-fn case_dirs() -> Vec<PathBuf> {
+pub(crate) fn case_dirs() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/build");
     let mut dirs: Vec<_> = std::fs::read_dir(dir).expect("testdata/build").map(|e| e.expect("entry").path()).collect();
     dirs.sort();
     dirs
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
     let status = std::process::Command::new("cp").arg("-r").arg(from).arg(to).status().expect("cp");
     assert!(status.success());
 }
 
-fn make_archives(context: &Path, case: &Value) {
+pub(crate) fn make_archives(context: &Path, case: &Value) {
     for (name, files) in case["make_tar_gz"].as_object().into_iter().flatten() {
         let out = flate2::write::GzEncoder::new(
             std::fs::File::create(context.join(name)).expect("create"),
@@ -43,7 +43,7 @@ fn make_archives(context: &Path, case: &Value) {
     }
 }
 
-fn check_image(name: &str, case: &Value, image: &Image) {
+pub(crate) fn check_image(name: &str, case: &Value, image: &Image) {
     for (key, want) in case["config"].as_object().into_iter().flatten() {
         let got = image.config["config"].get(key).cloned().unwrap_or(Value::Null);
         assert_eq!(&got, want, "{name}: config.{key}");

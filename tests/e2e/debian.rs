@@ -102,14 +102,29 @@ fn mirrors_answer() -> bool {
     }
 }
 
-/// The debootstrapped root as a tar, made once a machine (`tests/oracle.sh` uses the same directory).
-fn debian_tar() -> PathBuf {
+/// The debootstrapped root, made once a machine (`tests/oracle.sh` uses the same directory); `None` if it cannot be made.
+pub(crate) fn debian_root() -> Option<PathBuf> {
+    let root = cache().join("debian");
+    let possible = root.is_dir() || mirrors_answer() && installed("debootstrap");
+    possible.then(|| {
+        debian_tar();
+        root
+    })
+}
+
+/// Where bases are kept.
+fn cache() -> PathBuf {
     let own = || {
         let below = environment("XDG_CACHE_HOME").map(PathBuf::from);
         let home = || PathBuf::from(environment("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
         below.unwrap_or_else(home).join("rbuild-tests")
     };
-    let cache = environment("RBUILD_TEST_BASES").map_or_else(own, PathBuf::from);
+    environment("RBUILD_TEST_BASES").map_or_else(own, PathBuf::from)
+}
+
+/// That root as a tar.
+fn debian_tar() -> PathBuf {
+    let cache = cache();
     std::fs::create_dir_all(&cache).expect("cache directory");
     let lock = std::fs::File::create(cache.join("lock")).expect("lock");
     lock.lock().expect("lock");

@@ -5,6 +5,7 @@
 mod builds;
 mod cases;
 mod commands;
+mod contained;
 mod crash;
 mod debian;
 mod forms;

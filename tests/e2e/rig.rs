@@ -128,6 +128,11 @@ fn shared() -> &'static Shared {
     })
 }
 
+/// The binary under test, where every user may execute it.
+pub(crate) fn binary() -> &'static Path {
+    &shared().binary
+}
+
 /// The tar that `busybox:latest` of a [`Rig`] is made of.
 pub(crate) fn busybox_tar() -> &'static Path {
     &shared().busybox

@@ -570,7 +570,7 @@ fn the_mode_is_told(setting: Setting) {
             "rootless with a single id, overlay; owners are recorded but not seen by RUN: /etc/subuid"
         }
         Setting::InPlace => {
-            "no namespaces, copied trees; RUN only with CAP_SYS_CHROOT: unshare: Operation not permitted"
+            "no namespaces, copied trees, one RUN at a time in a changed root: unshare: Operation not permitted"
         }
     };
     assert!(mode.starts_with(expected), "{mode}");

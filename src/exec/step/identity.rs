@@ -61,7 +61,12 @@ pub(super) fn assume(process: &Process, ground: Ground, policy: Policy) -> Resul
     }
     // Kernels before 4.3 have none.
     let _unknown = clear_ambient_capability_set();
-    if have.contains(CapabilitySet::SYS_ADMIN) {
+    let administrator = have.contains(CapabilitySet::SYS_ADMIN);
+    if ground.one_id && !administrator {
+        // Only this lets others set a filter, and without ours no package can be installed. There is nobody else to become.
+        rustix::thread::set_no_new_privs(true).during("give up new privileges")?;
+    }
+    if administrator || ground.one_id {
         seccomp::install(&seccomp::program(policy)).during("install the system call filter")?;
     }
     if !ground.one_id {

@@ -360,5 +360,7 @@ pub(crate) fn try_mounts(question: &super::probe::Question) -> super::probe::Fou
     };
     let mounts = || mounts::fresh("tmpfs", &[], mounts::INERT, &Target::at(&place("upper"))?);
     let proc = || mounts::fresh("proc", &[], mounts::INERT, &Target::at(&place("work"))?);
-    super::probe::Found { overlay: said(overlay()), proc: said(proc()), mounts: said(mounts()) }
+    // Last: after it the directory cannot be found any more.
+    let chroot = || Ok(rustix::process::chroot(&question.directory)?);
+    super::probe::Found { overlay: said(overlay()), proc: said(proc()), mounts: said(mounts()), chroot: said(chroot()) }
 }

@@ -25,6 +25,7 @@ pub mod files;
 pub mod layers;
 
 // Layer 4: one part of the outside world each; they never import one another.
+pub mod agent;
 pub mod context;
 pub mod docker;
 pub mod exec;

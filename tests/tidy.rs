@@ -11,7 +11,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (1, &["dockerfile", "oci", "tar"]),
     (2, &["event", "image", "plan", "schedule", "transfer"]),
     (3, &["files", "layers"]),
-    (4, &["context", "docker", "exec", "fetch", "registry", "snapshot"]),
+    (4, &["agent", "context", "docker", "exec", "fetch", "registry", "snapshot"]),
     (5, &["catalog", "engine", "exchange", "export"]),
     (6, &["pipeline"]),
     (7, &["cli", "ui"]),

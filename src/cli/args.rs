@@ -17,7 +17,7 @@ use super::args_image::{
     HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, LoadArgs, PullArgs, PushArgs, RmiArgs, SaveArgs, TagArgs,
 };
 use super::args_registry::{CopyArgs, LoginArgs, LogoutArgs, ManifestCommand, RegistryCommand};
-use super::args_run::RunArgs;
+use super::args_run::{RunArgs, ShellArgs};
 use super::args_store::{CacheCommand, CompletionsArgs, DuArgs, ExplainArgs, PruneArgs};
 
 /// The whole command line.
@@ -89,6 +89,8 @@ pub enum Task {
     Rmi(RmiArgs),
     /// Run a command in an image
     Run(Box<RunArgs>),
+    /// Open a shell in an image, or where a step of an earlier build ended
+    Shell(ShellArgs),
 
     /// Fetch an image from a registry
     Pull(PullArgs),
@@ -135,7 +137,7 @@ pub enum Task {
 /// The commands as `--help` groups them.
 const GROUPS: &[(&str, &[&str])] = &[
     ("Building", &["build", "plan", "graph", "explain"]),
-    ("Images", &["images", "inspect", "history", "tag", "rmi", "run"]),
+    ("Images", &["images", "inspect", "history", "tag", "rmi", "run", "shell"]),
     ("Moving images", &["pull", "push", "save", "load", "import"]),
     ("Registries", &["login", "logout", "registry", "manifest", "copy"]),
     ("Store", &["du", "prune", "cache"]),

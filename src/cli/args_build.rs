@@ -154,8 +154,8 @@ pub struct BuildArgs {
     #[arg(long, value_name = "SPEC", help_heading = "Steps")]
     pub secret: Vec<String>,
 
-    /// SSH agent for RUN --mount=type=ssh
-    #[arg(long, value_name = "default|ID[=SOCKET]", help_heading = "Steps")]
+    /// SSH agent for RUN --mount=type=ssh: the user's, one at a socket, or one that holds these keys
+    #[arg(long, value_name = "default|ID[=SOCKET|KEY[,KEY]]", help_heading = "Steps")]
     pub ssh: Vec<String>,
 
     /// Network of RUN: default, none or host
@@ -189,6 +189,10 @@ pub struct BuildArgs {
     /// How many steps may run at once [default: by cores and memory]
     #[arg(long, value_name = "N", help_heading = "Steps")]
     pub jobs: Option<NonZeroUsize>,
+
+    /// When a RUN fails: fail, or open a shell where it did, with its mounts, environment, user and directory
+    #[arg(long, value_name = "WHAT", default_value = "fail", help_heading = "Steps")]
+    pub on_error: OnError,
 
     /// How to show what happens: auto, plain, tty, quiet, rawjson, none [default: $BUILDKIT_PROGRESS, else auto]
     #[arg(long, value_name = "HOW", help_heading = "Display")]
@@ -333,6 +337,16 @@ unsupported! {
     policy "policy";
     security_opt "security-opt";
     builder "builder";
+}
+
+/// What to do about a RUN that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnError {
+    /// End the build.
+    #[default]
+    Fail,
+    /// Open a shell, then end the build.
+    Shell,
 }
 
 /// `rbuild plan`

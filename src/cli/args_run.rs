@@ -6,6 +6,24 @@ use clap::Args;
 
 use super::args_registry::RegistryArgs;
 
+/// `rbuild shell`
+#[derive(Args, Clone, Debug, Default)]
+pub struct ShellArgs {
+    /// IMAGE, or a step of an earlier build: "last" or the CONTEXT it had, and a line of its Dockerfile
+    ///
+    /// After a step that was done, before one that failed; without a line at the step that failed, else at the end:
+    ///   app:1.0       an image
+    ///   last:12       the last build, line 12
+    ///   .:12          the last build of this directory, line 12
+    /// Build arguments, secrets and mounts of the step are not kept; --on-error=shell has them.
+    #[arg(value_name = "IMAGE|BUILD[:LINE]", verbatim_doc_comment)]
+    pub target: String,
+
+    /// Dockerfile of the build, if CONTEXT was built with several
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+}
+
 /// `rbuild run`
 #[derive(Args, Clone, Debug, Default)]
 pub struct RunArgs {

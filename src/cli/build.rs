@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use super::args_build::BuildArgs;
+use super::agents::Agents;
+use super::args_build::{BuildArgs, OnError};
 use super::call::{self, Said};
 use super::contexts::Inputs;
 use super::env::Env;
@@ -44,12 +45,15 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
     let limits = if request.call.is_none() { request.limits.clone() } else { Limits::default() };
     let session = enter_with(request.call.is_none(), limits)?;
     let opened = Opened::new(session, place)?;
+    // Both are used until the last shell was left.
+    let scratch = opened.scratch()?;
+    let agents = Agents::start(&request, &opened)?;
     let shown = match request.progress.mode {
         Mode::Auto | Mode::Plain | Mode::Tty => true,
         Mode::Quiet | Mode::RawJson | Mode::None => false,
     };
     if shown && request.call.is_none() {
-        let mode = opened.session.mode(opened.scratch()?.path());
+        let mode = opened.session.mode(scratch.path());
         if mode.is_limited() {
             to_stderr(&format!("sandbox: {mode}\n"))?;
         }
@@ -59,7 +63,7 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
         Display::open(request.progress.mode, Box::new(std::io::stderr()), looks).map_err(|e| Failure::of(&e))?;
     let heard = WarningList::default();
     let progress = Progress::new(vec![display.observer(), Box::new(heard.clone())], now);
-    let done = super::world::with_room(|| work(&request, env, &opened, &progress))?;
+    let done = super::world::with_room(|| work(&request, env, &opened, &scratch, &agents, &progress))?;
     display.close();
     let mut warnings: Vec<Warning> = request.notes.iter().chain(&notes).map(|note| plain_warning(note)).collect();
     warnings.extend(heard.warnings());
@@ -85,7 +89,14 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
                 warnings.extend(lints.iter().map(|lint| lint_warning(lint, source)));
             }
             let before = if shown { warnings_summary(&warnings, debug, None) } else { String::new() };
-            Err(explained(&error, before))
+            let failure = explained(&error, before);
+            let BuildError::Step { error: StepError::Exit { kept: Some(failed), .. }, .. } = *error else {
+                return Err(failure);
+            };
+            to_stderr(&failure.to_string())?;
+            super::shell::where_it_failed(&failed, env, &opened)?;
+            // Once more, because scripts look for it in the last line.
+            Err(Failure::text(failure.last))
         }
     }
 }
@@ -113,12 +124,18 @@ impl From<BuildError> for Stop {
     }
 }
 
-fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress) -> Result<Answer, Stop> {
+fn work(
+    request: &BuildRequest,
+    env: &Env,
+    opened: &Opened,
+    scratch: &rbuild_cache::TempDir,
+    agents: &Agents,
+    progress: &Progress,
+) -> Result<Answer, Stop> {
     let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let fetcher = super::far::fetcher(request, env, opened);
+    let fetcher = super::far::fetcher(request, env, opened, agents);
     let inputs = Inputs::open(request, opened, &fetcher, progress, time as i64)?;
     let puller = opened.puller(env, &request.registries, progress)?;
-    let scratch = opened.scratch()?;
     let snapshots = opened.snapshots(scratch.path());
     let world = World {
         store: &opened.store,
@@ -141,6 +158,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         explain: request.explain,
         allow_host_network: network_host,
         allow_insecure: security_insecure,
+        keep_failed: request.on_error == OnError::Shell,
     };
     let secrets = request.secrets.iter().map(|(id, value)| (id.clone(), value.0.clone())).collect();
     let plan = PlanOptions { ignored: inputs.ignored(), ..inputs.plan.clone() };
@@ -150,7 +168,7 @@ fn work(request: &BuildRequest, env: &Env, opened: &Opened, progress: &Progress)
         contexts: &inputs.trees,
         pull: policy(request.pull),
         secrets: &secrets,
-        agents: &request.ssh,
+        agents: &agents.sockets,
         options: &options,
         cache_from: &request.cache_from,
         form: match request.squash {
@@ -223,7 +241,7 @@ fn memory_lasts_by(meminfo: &str, pressure: &str) -> bool {
 }
 
 /// What the build is called among earlier ones: its Dockerfile and context.
-fn project(request: &BuildRequest) -> String {
+pub(super) fn project(request: &BuildRequest) -> String {
     let context = match &request.context {
         ContextSource::Directory(dir) => dir.display().to_string(),
         ContextSource::Git(url) | ContextSource::Http(url) => url.clone(),
@@ -257,6 +275,13 @@ pub(super) fn explained(error: &BuildError, before: String) -> Failure {
             (render_all(faults) + &first, error.to_string())
         }
         BuildError::Step { error: StepError::Refused { help: text, .. }, .. } => (help(text), error.to_string()),
+        BuildError::Step { error: StepError::Exit { help: text, kept: None, .. }, lines, .. } => {
+            let line = lines.first;
+            let shell = format!(
+                "help: --on-error=shell opens a shell where this failed; \"rbuild shell last:{line}\" one where the step began\n"
+            );
+            (help(text) + &shell, error.to_string())
+        }
         BuildError::Step { .. } | BuildError::World { .. } => (String::new(), error.to_string()),
     };
     let line = failed_to_solve(&last);

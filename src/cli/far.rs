@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::Failure;
+use super::agents::Agents;
 use super::env::Env;
 use super::request::{BuildRequest, is_archive};
 use super::world::Opened;
@@ -30,7 +31,7 @@ const FILE_MODE: u32 = 0o600;
 const HEAD: u64 = 1024;
 
 /// What fetches for this build, with what the user's environment and options allow.
-pub(super) fn fetcher(request: &BuildRequest, env: &Env, opened: &Opened) -> Arc<Fetcher> {
+pub(super) fn fetcher(request: &BuildRequest, env: &Env, opened: &Opened, agents: &Agents) -> Arc<Fetcher> {
     let host = opened.session.host().clone();
     let runner: Runner = Arc::new(move |program: &Program, cancel: &Cancel| {
         let Program { argv, env, unset, cwd, stdin } = program.clone();
@@ -40,7 +41,7 @@ pub(super) fn fetcher(request: &BuildRequest, env: &Env, opened: &Opened) -> Arc
     let agent = env.filled("SSH_AUTH_SOCK").map(PathBuf::from);
     let access = Access {
         secrets: request.secrets.iter().map(|(id, value)| (id.clone(), value.0.clone())).collect(),
-        ssh_agent: request.ssh.get("default").cloned().or(agent),
+        ssh_agent: agents.sockets.get("default").cloned().or(agent),
         own_ssh: env.filled("GIT_SSH_COMMAND").or_else(|| env.filled("GIT_SSH")).is_some(),
         config_entries: env.filled("GIT_CONFIG_COUNT").and_then(|count| count.parse().ok()).unwrap_or(0),
     };

@@ -1,6 +1,7 @@
 //! The command line: words, exit codes, environment. Each command goes from as typed (`args*`) to as decided (`request`) to
 //! done (`command_*`).
 
+mod agents;
 pub mod args;
 pub mod args_build;
 pub mod args_image;
@@ -34,6 +35,7 @@ mod remote;
 pub mod request;
 mod run;
 mod screen;
+mod shell;
 mod store;
 mod table;
 mod terminal;
@@ -139,6 +141,7 @@ fn dispatch(cli: Cli, env: &Env) -> Done {
         Task::Tag(args) => images::tag(&args, &place?),
         Task::Rmi(args) => images::remove(&args, &place?),
         Task::Run(args) => run::run(&args, env, &place?),
+        Task::Shell(args) => shell::shell(&args, env, &place?),
         Task::Pull(args) => moving::pull(&args, env, &place?),
         Task::Push(args) => moving::push(&args, env, &place?),
         Task::Save(args) => moving::save(&args, env, &place?),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::UNIX_EPOCH;
 
+use super::agents::Agents;
 use super::args_build::{BuildArgs, GraphArgs, GraphFormat, PlanArgs};
 use super::args_store::ExplainArgs;
 use super::contexts::Inputs;
@@ -48,7 +49,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
     // The answer is what is wanted; how it is come by is shown only when it takes a registry to go wrong.
     let (display, progress) = screen::open(true, env)?;
     let time = now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let fetcher = super::far::fetcher(&request, env, &opened);
+    let fetcher = super::far::fetcher(&request, env, &opened, &Agents::start(&request, &opened)?);
     let inputs = Inputs::open(&request, &opened, &fetcher, &progress, time as i64)?;
     let puller = opened.puller(env, &request.registries, &progress)?;
     let scratch = opened.scratch()?;
@@ -73,6 +74,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         explain: false,
         allow_host_network: false,
         allow_insecure: false,
+        keep_failed: false,
     };
     let (secrets, agents) = (BTreeMap::new(), BTreeMap::new());
     let spec = Spec {

@@ -18,7 +18,7 @@ use super::world::{Opened, enter, now};
 use super::{Done, Failure, print, screen};
 use crate::catalog::pull::Policy;
 use crate::catalog::{CatalogError, Image};
-use crate::exec::{ExecError, Mount, MountKind, Process, Stdio};
+use crate::exec::{ExecError, Exit, Mount, MountKind, Process, Stdio, emulator};
 use crate::layers::{LayerError, View};
 use crate::oci::config::ContainerConfig;
 use crate::oci::platform::Platform;
@@ -34,9 +34,9 @@ const NOT_EXECUTABLE: u8 = 126;
 /// There is no such program.
 const NOT_FOUND: u8 = 127;
 /// The user asked to stop.
-const INTERRUPTED: u8 = 130;
+pub(super) const INTERRUPTED: u8 = 130;
 /// PATH of a process whose image sets none.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Digits of a made-up host name.
 const HOSTNAME_DIGITS: usize = 12;
 
@@ -56,24 +56,8 @@ fn start(args: &RunArgs, env: &Env, place: &StoreRequest) -> Done {
     let world = |e: LayerError| Failure::of(&e).named(&format!("image {}", request.image));
     let account = account(&View::new(&opened.layers, &ids).map_err(world)?, user(&request, &config))?;
 
-    let scratch = opened.store.temp_dir("run").map_err(|e| Failure::of(&e))?;
-    let probe = opened.scratch()?;
-    let mut lowers = opened.layers.lowers(&ids).map_err(world)?;
-    if lowers.is_empty() {
-        let empty = probe.path().join("empty");
-        fs_err::create_dir(&empty).map_err(|e| Failure::of(&e))?;
-        lowers.push(empty);
-    }
-    let root = opened.snapshots(probe.path()).prepare(&lowers, scratch.path());
-    let root = root.map_err(|e| Failure::of(&e).named("prepare the root"))?;
     let process = process(&request, &config, &account, &hostname(&request))?;
-
-    let terminal = Terminal::attach(request.interactive, request.tty, opened.runtime.handle());
-    let terminal = terminal.map_err(|e| Failure::text(e.to_string()))?;
-    terminal.give_to(process.uid, process.gid);
-    let ran = opened.session.executor.run(&root, &process, &mut |_, _| {}, &opened.cancel);
-    drop(terminal);
-    match ran {
+    match launch(&opened, &ids, &format!("image {}", request.image), &process, request.interactive, request.tty)? {
         Ok(exit) => Ok(ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX))),
         Err(ExecError::Cancelled(_)) => Ok(ExitCode::from(INTERRUPTED)),
         Err(ExecError::NotExecutable(text)) => {
@@ -85,6 +69,33 @@ fn start(args: &RunArgs, env: &Env, place: &StoreRequest) -> Done {
             Err(Failure::of(&error).named("set up the sandbox"))
         }
     }
+}
+
+/// Runs a process in a throw-away root of layers that are in the store; `what` they are, for errors.
+pub(super) fn launch(
+    opened: &Opened,
+    ids: &[LayerId],
+    what: &str,
+    process: &Process,
+    interactive: bool,
+    tty: bool,
+) -> Result<Result<Exit, ExecError>, Failure> {
+    let scratch = opened.store.temp_dir("run").map_err(|e| Failure::of(&e))?;
+    let probe = opened.scratch()?;
+    let mut lowers = opened.layers.lowers(ids).map_err(|e| Failure::of(&e).named(what))?;
+    if lowers.is_empty() {
+        let empty = probe.path().join("empty");
+        fs_err::create_dir(&empty).map_err(|e| Failure::of(&e))?;
+        lowers.push(empty);
+    }
+    let root = opened.snapshots(probe.path()).prepare(&lowers, scratch.path());
+    let root = root.map_err(|e| Failure::of(&e).named("prepare the root"))?;
+    let terminal = Terminal::attach(interactive, tty, opened.runtime.handle());
+    let terminal = terminal.map_err(|e| Failure::text(e.to_string()))?;
+    terminal.give_to(process.uid, process.gid);
+    let ran = opened.session.executor.run(&root, process, &mut |_, _| {}, &opened.cancel);
+    drop(terminal);
+    Ok(ran)
 }
 
 /// The image, with all its layers in the store: from the registry if there is none of that name.
@@ -130,7 +141,7 @@ fn obtain(text: &str, env: &Env, registries: &RegistryRequest, opened: &Opened) 
     Ok(image)
 }
 
-fn all_here(opened: &Opened, ids: &[LayerId]) -> Result<bool, LayerError> {
+pub(super) fn all_here(opened: &Opened, ids: &[LayerId]) -> Result<bool, LayerError> {
     for id in ids {
         match opened.layers.record(id)? {
             Some(record) if opened.layers.has_form(&record)? => {}
@@ -145,7 +156,7 @@ fn user<'a>(request: &'a RunRequest, config: &'a ContainerConfig) -> &'a str {
 }
 
 /// Looks `user` up in the root's passwd and group files, following links inside the root.
-fn account(view: &View, user: &str) -> Result<ProcessUser, Failure> {
+pub(super) fn account(view: &View, user: &str) -> Result<ProcessUser, Failure> {
     let read = |path: &str| -> Result<Option<Vec<u8>>, Failure> {
         let failed = |e: &dyn std::error::Error| Failure::of(e).named(&format!("read {path}"));
         let resolved = view.resolve(&LayerPath::clean(path), true).map_err(|e| failed(&e))?;
@@ -267,10 +278,8 @@ fn code_of_refusal(text: &str) -> u8 {
 /// Why nothing in the image may be executable here.
 fn foreign(image: &Image) -> String {
     match image.platform() {
-        Ok(platform) if Platform::host().rank(&platform).is_none() => {
-            format!(" (the image is for {}, this machine is {})", platform.short(), Platform::host().short())
-        }
-        Ok(_) | Err(_) => String::new(),
+        Ok(platform) => emulator::advice(&platform).map(|advice| format!(" ({advice})")).unwrap_or_default(),
+        Err(_) => String::new(),
     }
 }
 
@@ -288,6 +297,13 @@ pub(super) fn doctor(place: &StoreRequest) -> Done {
     for trial in mode.trials() {
         lines.push((trial.what, trial.outcome));
         lines.extend(trial.unlock.map(|unlock| ("", format!("to unlock: {unlock}"))));
+    }
+    let emulated = emulator::emulated();
+    if emulated.is_empty() {
+        lines.push(("emulators", "none: RUN works for this machine's platform only".to_owned()));
+        lines.push(("", "to unlock: install static QEMU with its binfmt_misc registration (flag F)".to_owned()));
+    } else {
+        lines.push(("emulators", format!("RUN also works for {}", emulated.join(", "))));
     }
     print(lines.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect::<String>().as_bytes())
 }

@@ -26,6 +26,7 @@ mod drive;
 mod earlier;
 pub mod elsewhere;
 pub mod explain;
+pub mod failed;
 mod mounts;
 pub mod record;
 mod root_tree;
@@ -64,6 +65,8 @@ pub struct Options {
     pub allow_host_network: bool,
     /// `security.insecure` was allowed.
     pub allow_insecure: bool,
+    /// A RUN that fails is kept as it is ([`failed::FailedRun`]).
+    pub keep_failed: bool,
 }
 
 /// What a step record or alias refers to, for the store's garbage collection; `None` if the file is of another kind.
@@ -148,6 +151,10 @@ pub enum StepError {
         command: String,
         /// What became of it, in BuildKit's words: `exit code: 1`, `cannot allocate memory`.
         end: String,
+        /// What may help.
+        help: Option<String>,
+        /// The step as it was, if that was asked for.
+        kept: Option<Box<failed::FailedRun>>,
     },
     /// The step cannot be done as written; the text is BuildKit's where it has one.
     #[error("{message}")]

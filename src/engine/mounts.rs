@@ -40,7 +40,7 @@ pub(super) struct Prepared {
     pub(super) env: Vec<(String, String)>,
     /// Variables whatever else sets them.
     pub(super) secret_env: Vec<(String, String)>,
-    locks: Vec<LockGuard>,
+    pub(super) locks: Vec<LockGuard>,
 }
 
 fn source(kind: &MountKind) -> Option<(&From, &str)> {

@@ -8,12 +8,14 @@ use std::path::Path;
 use super::StepError;
 use super::elsewhere::Need;
 use super::explain::Listing;
+use super::failed::FailedRun;
 use super::mounts::{self, MountInputs};
 use super::record::{Facts, ROOT, StepLayer, Times};
 use super::step::{Job, Work};
 use crate::event::{Stream, Vertex};
-use crate::exec::{Memory, Process, Root, Stdio};
+use crate::exec::{ExecError, Memory, Process, Root, Stdio, emulator};
 use crate::layers::view::View;
+use crate::oci::platform::Platform;
 use crate::plan::graph::{Network, Run};
 use crate::plan::key;
 use crate::tar::entry::LayerPath;
@@ -77,7 +79,7 @@ impl Work for RunWork<'_> {
         let ids = engine.layer_ids(job.plan, &job.parent, Need::Files)?;
         let account = account(&View::new(engine.layers, &ids).map_err(|e| StepError::world("read the root", &e))?, op)?;
         let scratch = engine.store.temp_dir("run").map_err(|e| StepError::world("make a working directory", &e))?;
-        let mounts = mounts::prepare(job, op, inputs, scratch.path())?;
+        let mut mounts = mounts::prepare(job, op, inputs, scratch.path())?;
         let mut env = op.env.clone();
         for (name, value) in op.proxy_env.iter().chain(&mounts.env) {
             set_default(&mut env, name, value);
@@ -95,7 +97,7 @@ impl Work for RunWork<'_> {
             uid: account.uid,
             gid: account.gid,
             groups: account.groups,
-            mounts: mounts.list,
+            mounts: std::mem::take(&mut mounts.list),
             isolate_network: op.network == Network::None,
             insecure: op.insecure,
             hostname: op.hostname.clone(),
@@ -110,19 +112,24 @@ impl Work for RunWork<'_> {
             engine.snapshots.prepare(&lowers, scratch.path()).map_err(|e| StepError::world("prepare the root", &e))?;
         let vertex = job.vertex;
         let begun = file_time(&scratch.path().join("begun"))?;
-        let exit = engine
-            .executor
-            .run(&root, &process, &mut |stream, data| vertex.log(stream, data), engine.cancel)
-            .map_err(|e| exec_error(e, op, vertex))?;
+        let ran = engine.executor.run(&root, &process, &mut |stream, data| vertex.log(stream, data), engine.cancel);
         drop(slot);
         let ended = file_time(&scratch.path().join("ended"))?;
-        if exit.out_of_memory && exit.code != 0 {
-            let text = format!("killed: out of memory{} (exit code: {})\n", amounts(exit.memory), exit.code);
-            vertex.log(Stream::Stderr, text.as_bytes());
-            return Err(failed(op, "cannot allocate memory"));
-        }
-        if exit.code != 0 {
-            return Err(failed(op, format!("exit code: {}", exit.code)));
+        let bad_end = match ran {
+            Ok(exit) if exit.code == 0 => None,
+            Ok(exit) if exit.out_of_memory => {
+                let text = format!("killed: out of memory{} (exit code: {})\n", amounts(exit.memory), exit.code);
+                vertex.log(Stream::Stderr, text.as_bytes());
+                Some(("cannot allocate memory".to_owned(), None))
+            }
+            Ok(exit) => Some((format!("exit code: {}", exit.code), None)),
+            Err(error) => Some(not_started(error, &job.step.platform, vertex)?),
+        };
+        if let Some((end, help)) = bad_end {
+            let kept = engine.options.keep_failed.then(|| {
+                Box::new(FailedRun { root, process, _scratch: scratch, _locks: std::mem::take(&mut mounts.locks) })
+            });
+            return Err(StepError::Exit { command: op.argv.join(" "), end, help, kept });
         }
         let record = match &root {
             Root::Overlay { upper, .. } => engine.layers.adopt(upper, &ids),
@@ -155,28 +162,32 @@ fn amounts(memory: Option<Memory>) -> String {
 
 /// `process "…" did not complete successfully`.
 pub(super) fn failed(op: &Run, end: impl Into<String>) -> StepError {
-    StepError::Exit { command: op.argv.join(" "), end: end.into() }
+    StepError::Exit { command: op.argv.join(" "), end: end.into(), help: None, kept: None }
 }
 
-/// What of the sandbox's faults is the step's own.
+/// What of the sandbox's faults is the step's own: how it ended, and what may help.
 ///
 /// A program that cannot be started, or a mount that does not fit, is told in the step's output, as runc does, and ends like a
 /// program that failed: with 1 where it was not found or may not be run, with 255 where the kernel refused it.
-fn exec_error(error: crate::exec::ExecError, op: &Run, vertex: &Vertex) -> StepError {
-    use crate::exec::ExecError;
+fn not_started(error: ExecError, platform: &str, vertex: &Vertex) -> Result<(String, Option<String>), StepError> {
     match error {
-        ExecError::Cancelled(c) => StepError::Cancelled(c),
+        ExecError::Cancelled(c) => Err(StepError::Cancelled(c)),
         ExecError::NotExecutable(text) => {
             let looked_up = text.starts_with("exec: ");
             let before = if looked_up { NOT_STARTED } else { "" };
             vertex.log(Stream::Stderr, format!("{before}{text}\n").as_bytes());
-            failed(op, if looked_up { "exit code: 1" } else { "exit code: 255" })
+            // Without an emulator the kernel knows no such format, and one that it cannot reach is no such file.
+            let foreign =
+                !looked_up && ["exec format error", "no such file or directory"].iter().any(|e| text.ends_with(e));
+            let platform = Platform::parse(platform, &Platform::host()).ok().filter(|_| foreign);
+            let help = platform.and_then(|platform| emulator::advice(&platform));
+            Ok((if looked_up { "exit code: 1" } else { "exit code: 255" }.to_owned(), help))
         }
         ExecError::Refused(text) => {
             vertex.log(Stream::Stderr, format!("{NOT_STARTED}{text}\n").as_bytes());
-            failed(op, "exit code: 1")
+            Ok(("exit code: 1".to_owned(), None))
         }
-        other @ (ExecError::Setup(_) | ExecError::Launcher(_)) => StepError::world("set up the sandbox", &other),
+        other @ (ExecError::Setup(_) | ExecError::Launcher(_)) => Err(StepError::world("set up the sandbox", &other)),
     }
 }
 

@@ -4,6 +4,7 @@
 //! there are threads. The only module with `unsafe` code.
 
 mod copies;
+pub mod emulator;
 mod forward;
 mod groups;
 mod host;
@@ -28,7 +29,7 @@ pub use crate::snapshot::Root;
 pub use groups::Limits;
 pub use host::{Host, HostCommand, HostOutput};
 pub use sandbox::Sandbox;
-pub use session::{EnterError, EnterOptions, Mode, Ownership, Session, enter};
+pub use session::{EnterError, EnterOptions, Mode, Ownership, Session, Trial, enter};
 
 use crate::cancel::Cancel;
 

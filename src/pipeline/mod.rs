@@ -5,6 +5,7 @@
 
 mod bases;
 mod error;
+pub mod notes;
 mod resolve;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -172,9 +173,11 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Resu
         imported: caches.imported(),
     };
     let mut failure = None;
+    let mut note = notes::BuildNote::default();
     for result in results {
         match result {
             Ok(one) => {
+                note.append(one.note);
                 built.epoch = one.epoch;
                 built.steps.extend(one.steps);
                 built.results.extend(one.results);
@@ -188,6 +191,7 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Resu
         }
     }
     note_last_build(world, &built.steps)?;
+    notes::write(world.store, &spec.options.project, &note)?;
     match failure {
         Some(error) => Err(error),
         None => Ok(built),
@@ -221,6 +225,7 @@ struct One {
     epoch: Option<i64>,
     steps: Vec<StepSummary>,
     results: exchange::Results,
+    note: notes::BuildNote,
     failure: Option<BuildError>,
 }
 
@@ -239,6 +244,7 @@ impl Common<'_> {
             epoch: plan.epoch,
             steps: summaries(&plan, &finished),
             results: exchange::Results::default(),
+            note: notes::BuildNote::of(&plan, &finished, &|handle| images.get(handle)),
             failure: None,
         };
         if let Some((id, vertex, error)) = finished.failure.take() {

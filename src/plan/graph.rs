@@ -91,6 +91,9 @@ pub struct BaseImage {
     pub diff_ids: Vec<rbuild_cache::digest::DiffId>,
 }
 
+/// Host name of steps that ask for no other.
+pub const HOSTNAME: &str = "buildkitsandbox";
+
 /// A process to run in the parent's root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {

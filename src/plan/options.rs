@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::oci::platform::Platform;
 use crate::plan::allowed::AllowedBases;
-use crate::plan::graph::Network;
+use crate::plan::graph::{HOSTNAME, Network};
 
 /// Which steps must not take earlier results.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl PlanOptions {
 
     /// Host name of processes: `BUILDKIT_SANDBOX_HOSTNAME` or BuildKit's default.
     pub(crate) fn hostname(&self) -> &str {
-        self.build_arg("BUILDKIT_SANDBOX_HOSTNAME").filter(|name| !name.is_empty()).unwrap_or("buildkitsandbox")
+        self.build_arg("BUILDKIT_SANDBOX_HOSTNAME").filter(|name| !name.is_empty()).unwrap_or(HOSTNAME)
     }
 
     /// What stands before every cache mount's id: `BUILDKIT_CACHE_MOUNT_NS`.

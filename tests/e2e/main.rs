@@ -2,6 +2,7 @@
 //! `rootless` as an ordinary user (made by `tests/setup.sh`). With `CI` set they fail, rather than skip, when they cannot run.
 //! `net_*` builds from the package mirrors this machine is configured for, and says so when they do not answer.
 
+mod agents;
 mod builds;
 mod cases;
 mod commands;
@@ -19,6 +20,7 @@ mod remote;
 mod rig;
 mod runs;
 mod sharing;
+mod shells;
 mod single;
 mod store;
 mod traces;

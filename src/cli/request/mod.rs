@@ -31,10 +31,10 @@ pub use prune::PruneRequest;
 pub use registries::RegistryRequest;
 pub(super) use registries::host as registry_host;
 pub use run::{RunRequest, Volume};
-pub use secret::SecretValue;
+pub use secret::{SecretValue, SshSource};
 
 use super::args::Globals;
-use super::args_build::{BuildArgs, HarmlessArgs};
+use super::args_build::{BuildArgs, HarmlessArgs, OnError};
 use super::env::Env;
 use super::fields;
 use crate::exchange::spec::{Source, Target};
@@ -101,8 +101,10 @@ pub struct BuildRequest {
     pub allow: Allow,
     /// Secrets by ID.
     pub secrets: BTreeMap<String, SecretValue>,
-    /// Sockets of SSH agents by ID.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// What becomes of a RUN that fails.
+    pub on_error: OnError,
+    /// What SSH agents are made of, by ID.
+    pub ssh: BTreeMap<String, SshSource>,
     /// Whether to look for newer base images.
     pub pull: PullPolicy,
     /// How registries are reached.
@@ -206,6 +208,7 @@ impl BuildRequest {
             allow: entitlements(&args.allow, allow)?,
             secrets: secret::secrets(&args.secret, env)?,
             ssh,
+            on_error: args.on_error,
             pull: pull_policy(args.pull.as_deref(), args.source.registries.offline)?,
             registries: RegistryRequest::new(&args.source.registries, env)?,
             call,

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::context::is_git_over_ssh;
 use super::{RequestError, os_words, usage};
+use crate::agent::{KeyError, PrivateKey, Source};
+use crate::cli::args::go_bool;
 use crate::cli::env::Env;
 use crate::cli::fields;
 
@@ -97,8 +99,20 @@ fn read(id: &str, typed: &str, env: &Env) -> Result<Vec<u8>, RequestError> {
     Ok(value)
 }
 
-/// `default|ID[=SOCKET]`: sockets by ID. A context fetched over ssh asks for the default agent.
-pub(super) fn ssh(specs: &[String], context: &str, env: &Env) -> Result<BTreeMap<String, PathBuf>, RequestError> {
+/// What `--ssh` gives steps under an ID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SshSource {
+    /// An agent that lists keys and signs.
+    Agent(Source),
+    /// A socket that is passed on as it is, whatever is spoken there.
+    Raw(PathBuf),
+}
+
+/// Read of a key file at most; BuildKit reads as much.
+const MAX_KEY: u64 = 100 * 1024;
+
+/// `default|ID[=SOCKET|KEY[,KEY...]][,raw=true]`: sources by ID. A context fetched over ssh asks for the default agent.
+pub(super) fn ssh(specs: &[String], context: &str, env: &Env) -> Result<BTreeMap<String, SshSource>, RequestError> {
     let mut specs: Vec<&str> = specs.iter().map(String::as_str).filter(|spec| !spec.is_empty()).collect();
     if specs.is_empty() && is_git_over_ssh(context) {
         specs.push("default");
@@ -111,21 +125,60 @@ pub(super) fn ssh(specs: &[String], context: &str, env: &Env) -> Result<BTreeMap
         if agents.contains_key(id) {
             return Err(RequestError::Build(format!("duplicate agent ID {id:?}")));
         }
-        if paths.contains(',') {
-            return Err(failed("only one agent socket for an ID is supported".to_owned()));
-        }
-        let typed = if paths.is_empty() { env.filled("SSH_AUTH_SOCK").unwrap_or_default() } else { paths.to_owned() };
-        if typed.is_empty() {
-            return Err(failed("invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set".to_owned()));
-        }
-        let path = env.path(&typed);
-        let meta = fs_err::metadata(&path).map_err(|error| failed(format!("stat {typed}: {}", os_words(&error))))?;
-        if !meta.file_type().is_socket() {
-            let text =
-                format!("{typed} is no socket; key files are not supported yet: ssh-add the key and use --ssh {id}");
-            return Err(failed(text));
-        }
-        agents.insert(id.to_owned(), path);
+        agents.insert(id.to_owned(), ssh_source(id, paths, env).map_err(failed)?);
     }
     Ok(agents)
+}
+
+fn ssh_source(id: &str, typed: &str, env: &Env) -> Result<SshSource, String> {
+    let mut raw = false;
+    let mut paths = Vec::new();
+    for part in typed.split(',') {
+        match part.strip_prefix("raw=") {
+            Some(value) => raw = go_bool(value).map_err(|_| format!("invalid value for 'raw': {value}"))?,
+            None => paths.push(part.to_owned()),
+        }
+    }
+    if raw && (paths.len() != 1 || paths[0].is_empty()) {
+        return Err("raw mode must supply exactly one socket path".to_owned());
+    }
+    if let [path] = paths.as_mut_slice()
+        && path.is_empty()
+    {
+        *path = env.filled("SSH_AUTH_SOCK").unwrap_or_default();
+        if path.is_empty() {
+            return Err("invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set".to_owned());
+        }
+    }
+    let (mut sockets, mut keys) = (Vec::new(), Vec::new());
+    for typed in &paths {
+        let path = env.path(typed);
+        let meta = fs_err::metadata(&path).map_err(|error| format!("stat {typed}: {}", os_words(&error)))?;
+        if meta.file_type().is_socket() {
+            sockets.push(path);
+        } else {
+            keys.push(key(id, typed, &path)?);
+        }
+    }
+    match (sockets.as_mut_slice(), keys.is_empty(), raw) {
+        ([], _, true) => Err("raw mode only supported with socket paths".to_owned()),
+        ([], _, false) => Ok(SshSource::Agent(Source::Keys(keys))),
+        ([socket], true, true) => Ok(SshSource::Raw(std::mem::take(socket))),
+        ([socket], true, false) => Ok(SshSource::Agent(Source::Agent(std::mem::take(socket)))),
+        ([_], false, _) => Err("invalid combination of keys and sockets".to_owned()),
+        ([_, _, ..], ..) => Err("only single socket allowed".to_owned()),
+    }
+}
+
+fn key(id: &str, typed: &str, path: &Path) -> Result<PrivateKey, String> {
+    let mut text = Vec::new();
+    let read = fs_err::File::open(path).and_then(|file| file.take(MAX_KEY).read_to_end(&mut text));
+    read.map_err(|error| format!("failed to read {typed}: {}", os_words(&error)))?;
+    PrivateKey::parse(&text).map_err(|error| {
+        let help = match error {
+            KeyError::Passphrase => format!("; give it to an agent with \"ssh-add {typed}\" and use --ssh {id}"),
+            KeyError::NoKey | KeyError::Kind(_) | KeyError::Malformed => String::new(),
+        };
+        format!("failed to parse {typed}: {error}{help}")
+    })
 }

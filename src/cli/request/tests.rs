@@ -220,7 +220,18 @@ fn a_context_over_ssh_takes_the_agent() {
         assert_eq!(agents("--ssh default --ssh b=agent ."), "b default");
         let error = |line: &str| decide(env, line).expect_err(line).to_string();
         assert_eq!(error("--ssh a --ssh a ."), "failed to build: duplicate agent ID \"a\"");
-        assert!(error("--ssh a=token .").contains("ssh-add the key"));
+        fs_err::write(env.cwd.join("token"), "x").expect("writable");
+        let invalid = |spec: &str, text: &str| {
+            assert_eq!(error(&format!("--ssh {spec} .")), format!("failed to build: invalid --ssh {spec}: {text}"));
+        };
+        invalid("a=token", "failed to parse token: no private key found");
+        invalid("a=agent,agent", "only single socket allowed");
+        invalid("a=token,raw=true", "raw mode only supported with socket paths");
+        invalid("a=agent,agent,raw=true", "raw mode must supply exactly one socket path");
+        invalid("a=agent,raw=perhaps", "invalid value for 'raw': perhaps");
+        invalid("a=none", "stat none: no such file or directory");
+        let raw = ok(env, "--ssh a=agent,raw=true .").ssh;
+        assert_eq!(raw["a"], SshSource::Raw(env.cwd.join("agent")));
     });
 }
 

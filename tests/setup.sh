@@ -8,7 +8,7 @@ packages=(busybox-static gcc libc6-dev)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)
 if [ "${1:-}" != minimal ]; then
     packages+=(debootstrap docker-registry skopeo umoci crun buildah pigz uidmap git python3 zstd xz-utils bzip2 curl
-               ca-certificates openssh-client util-linux procps attr bsdutils)
+               ca-certificates openssh-client util-linux procps attr bsdutils qemu-user-static)
 fi
 
 missing=()

@@ -159,9 +159,10 @@ pub(super) fn where_it_failed(failed: &FailedRun, env: &Env, opened: &Opened) ->
     drop(terminal);
     match ended {
         Ok(_) | Err(ExecError::Cancelled(_)) => Ok(()),
-        Err(error @ (ExecError::NotExecutable(_) | ExecError::Refused(_) | ExecError::Setup(_) | ExecError::Launcher(_))) => {
-            say(&format!("no shell there: {}: {error}\n", failed.program()))
-        }
+        Err(
+            error
+            @ (ExecError::NotExecutable(_) | ExecError::Refused(_) | ExecError::Setup(_) | ExecError::Launcher(_)),
+        ) => say(&format!("no shell there: {}: {error}\n", failed.program())),
     }
 }
 

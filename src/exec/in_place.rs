@@ -113,11 +113,13 @@ impl Placed {
                 self.put(rooted, target, &copy, Back::Nowhere)
             }
             MountKind::Bind { source, readonly: false } => {
-                match self.put(rooted, target, source, Back::Moved(source.clone())) {
+                // A path that ends in a dot cannot be renamed.
+                let source: PathBuf = source.components().collect();
+                match self.put(rooted, target, &source, Back::Moved(source.clone())) {
                     Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                         let copy = self.fresh();
-                        self.copier.copy(source, &copy)?;
-                        self.put(rooted, target, &copy, Back::Copied(source.clone()))
+                        self.copier.copy(&source, &copy)?;
+                        self.put(rooted, target, &copy, Back::Copied(source))
                     }
                     result => result,
                 }

@@ -75,7 +75,7 @@ fn keys_and_agents_reach_steps(who: Who) {
     let locked = keygen(&rig, "locked", "ed25519", "secret");
     let said = rig.fails(&["build", "--ssh", &format!("default={locked}"), &context]);
     assert!(said.contains("this private key is passphrase protected; give it to an agent with \"ssh-add "), "{said}");
-    let said = rig.fails(&["build", "--progress=plain", "--ssh", &format!("default={one}"), &context]);
+    let said = rig.fails(&["build", "--progress=plain", "--no-cache", "--ssh", &format!("default={one}"), &context]);
     assert!(said.contains("unset ssh forward key other"), "{said}");
     traces::none(&rig);
 }

@@ -84,7 +84,7 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
-fn mirrors_answer() -> bool {
+pub(crate) fn mirrors_answer() -> bool {
     let mirror = &mirrors()[0];
     let url = format!("{}/dists/{RELEASE}/InRelease", mirror.trim_end_matches('/'));
     let asked = Command::new("curl").args(["-fsSL", "--max-time", "20", "-o", "/dev/null", &url]).output();
@@ -113,7 +113,7 @@ pub(crate) fn debian_root() -> Option<PathBuf> {
 }
 
 /// Where bases are kept.
-fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     let own = || {
         let below = environment("XDG_CACHE_HOME").map(PathBuf::from);
         let home = || PathBuf::from(environment("HOME").unwrap_or_else(|| "/root".into())).join(".cache");

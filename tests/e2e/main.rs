@@ -14,6 +14,7 @@ mod image;
 mod keys;
 mod limits;
 mod outputs;
+mod platforms;
 mod reaching;
 mod registry;
 mod remote;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::SystemRandom;
-use ring::rsa::{KeyPairComponents, PublicKeyComponents};
+use ring::rsa::KeyPairComponents;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm,
     Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA512, RsaEncoding, RsaKeyPair,
@@ -113,11 +113,9 @@ impl Pair {
         Ed25519KeyPair::from_seed_and_public_key(seed, public).map(Self::Ed25519).map_err(|_| KeyError::Malformed)
     }
 
-    /// From n, e, d, p, q, d mod p-1, d mod q-1 and the inverse of q.
-    pub(super) fn rsa([n, e, d, p, q, dp, dq, inverse]: [&[u8]; 8]) -> Result<Self, KeyError> {
-        let components =
-            KeyPairComponents { public_key: PublicKeyComponents { n, e }, d, p, q, dP: dp, dQ: dq, qInv: inverse };
-        RsaKeyPair::from_components(&components).map(|pair| Self::Rsa(Box::new(pair))).map_err(rsa_refused)
+    /// From its numbers.
+    pub(super) fn rsa(components: &KeyPairComponents<&[u8]>) -> Result<Self, KeyError> {
+        RsaKeyPair::from_components(components).map(|pair| Self::Rsa(Box::new(pair))).map_err(rsa_refused)
     }
 
     pub(super) fn ecdsa(curve: Curve, scalar: &[u8], point: &[u8]) -> Result<Self, KeyError> {

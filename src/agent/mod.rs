@@ -152,7 +152,6 @@ mod tests {
         ("ecdsa", "256", "PKCS8"),
     ];
 
-    #[expect(clippy::disallowed_methods, reason = "a stranger's program judges")]
     fn program(name: &str) -> Command {
         Command::new(name)
     }
@@ -210,8 +209,6 @@ mod tests {
         let path = made(temp.path(), ("ecdsa", "521", "RFC4716"), "");
         let error = PrivateKey::parse(&fs_err::read(path).expect("read")).expect_err("unknown to ring").to_string();
         assert!(error.contains("ecdsa-sha2-nistp521"), "{error}");
-        let key = PrivateKey::parse(&fs_err::read(made(temp.path(), ("ed25519", "256", "x"), "")).unwrap_or_default());
-        assert!(key.is_err() || !format!("{key:?}").contains("seed"), "secrets are not printed");
     }
 
     #[test]
@@ -219,6 +216,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp dir");
         let key = made(temp.path(), KINDS[0], "");
         let key = PrivateKey::parse(&fs_err::read(key).expect("read")).expect("parses");
+        assert_eq!(format!("{key:?}"), "PrivateKey { comment: \"me\", .. }", "secrets are not printed");
         let own = Agent::start(temp.path().join("own"), Source::Keys(vec![key])).expect("starts");
         let front = Agent::start(temp.path().join("front"), Source::Agent(own.path().to_owned())).expect("starts");
         let ask = |message: &[u8]| {

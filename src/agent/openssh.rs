@@ -1,5 +1,7 @@
 //! The content of an `OPENSSH PRIVATE KEY` file without a passphrase, and what its numbers lack for our RSA.
 
+use ring::rsa::{KeyPairComponents, PublicKeyComponents};
+
 use super::key::{Curve, KeyError, Pair, PrivateKey};
 use super::text::{Reader, trimmed};
 
@@ -8,7 +10,7 @@ const MAGIC: &[u8] = b"openssh-key-v1\0";
 /// Reads the first key.
 pub(super) fn parse(bytes: &[u8]) -> Result<PrivateKey, KeyError> {
     let mut reader = Reader(bytes.strip_prefix(MAGIC).ok_or(KeyError::Malformed)?);
-    let (cipher, _kdf, _options) = three(&mut reader)?;
+    let [cipher, _kdf, _options] = three(&mut reader)?;
     if cipher != b"none" {
         return Err(KeyError::Passphrase);
     }
@@ -22,17 +24,26 @@ pub(super) fn parse(bytes: &[u8]) -> Result<PrivateKey, KeyError> {
     let kind = secret.string().ok_or(KeyError::Malformed)?;
     let pair = match kind {
         b"ssh-ed25519" => {
-            let (public, secret) = two(&mut secret)?;
+            let [public, secret] = two(&mut secret)?;
             // The seed, and the public key once more.
             Pair::ed25519(secret.get(..32).ok_or(KeyError::Malformed)?, public)?
         }
         b"ssh-rsa" => {
-            let ((n, e), (d, inverse), (p, q)) = (two(&mut secret)?, two(&mut secret)?, two(&mut secret)?);
-            let (exponent_p, exponent_q) = (reduced(d, p), reduced(d, q));
-            Pair::rsa([n, e, d, p, q, &exponent_p, &exponent_q, inverse].map(trimmed))?
+            let (public, exponent) = (two(&mut secret)?.map(trimmed), two(&mut secret)?.map(trimmed));
+            let primes = two(&mut secret)?.map(trimmed);
+            let reduced = primes.map(|prime| reduced(exponent[0], prime));
+            Pair::rsa(&KeyPairComponents {
+                public_key: PublicKeyComponents { n: public[0], e: public[1] },
+                d: exponent[0],
+                p: primes[0],
+                q: primes[1],
+                dP: trimmed(&reduced[0]),
+                dQ: trimmed(&reduced[1]),
+                qInv: exponent[1],
+            })?
         }
         b"ecdsa-sha2-nistp256" | b"ecdsa-sha2-nistp384" => {
-            let (_curve, point, scalar) = three(&mut secret)?;
+            let [_curve, point, scalar] = three(&mut secret)?;
             let curve = if kind.ends_with(b"256") { Curve::P256 } else { Curve::P384 };
             Pair::ecdsa(curve, scalar, point)?
         }
@@ -42,13 +53,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<PrivateKey, KeyError> {
     Ok(PrivateKey::new(pair, String::from_utf8_lossy(comment).into_owned()))
 }
 
-fn two<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8]), KeyError> {
-    reader.string().zip(reader.string()).ok_or(KeyError::Malformed)
+fn two<'a>(reader: &mut Reader<'a>) -> Result<[&'a [u8]; 2], KeyError> {
+    reader.string().zip(reader.string()).map(<[_; 2]>::from).ok_or(KeyError::Malformed)
 }
 
-fn three<'a>(reader: &mut Reader<'a>) -> Result<(&'a [u8], &'a [u8], &'a [u8]), KeyError> {
-    let (first, second) = two(reader)?;
-    Ok((first, second, reader.string().ok_or(KeyError::Malformed)?))
+fn three<'a>(reader: &mut Reader<'a>) -> Result<[&'a [u8]; 3], KeyError> {
+    let [first, second] = two(reader)?;
+    Ok([first, second, reader.string().ok_or(KeyError::Malformed)?])
 }
 
 /// `number` modulo `prime - 1`, as the Chinese remainder theorem wants exponents; the file has none. Bit by bit, which is quick

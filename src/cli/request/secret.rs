@@ -156,13 +156,14 @@ fn ssh_source(id: &str, typed: &str, env: &Env) -> Result<SshSource, String> {
         let meta = fs_err::metadata(&path).map_err(|error| format!("stat {typed}: {}", os_words(&error)))?;
         if meta.file_type().is_socket() {
             sockets.push(path);
+        } else if raw {
+            return Err("raw mode only supported with socket paths".to_owned());
         } else {
             keys.push(key(id, typed, &path)?);
         }
     }
     match (sockets.as_mut_slice(), keys.is_empty(), raw) {
-        ([], _, true) => Err("raw mode only supported with socket paths".to_owned()),
-        ([], _, false) => Ok(SshSource::Agent(Source::Keys(keys))),
+        ([], ..) => Ok(SshSource::Agent(Source::Keys(keys))),
         ([socket], true, true) => Ok(SshSource::Raw(std::mem::take(socket))),
         ([socket], true, false) => Ok(SshSource::Agent(Source::Agent(std::mem::take(socket)))),
         ([_], false, _) => Err("invalid combination of keys and sockets".to_owned()),

@@ -70,13 +70,35 @@ impl Puller {
                 message: format!("unsupported media type {}", descriptor.media_type),
             });
         }
-        // The pump stops when this future is dropped; whoever reads then gets an error.
-        let (input, _pump) = if self.store.blob(&descriptor.digest)?.is_some() {
-            (None, None)
-        } else {
+        if self.store.blob(&descriptor.digest)?.is_some() {
+            return self.unpack(layer, descriptor, None, vertex).await;
+        }
+        let mut again = true;
+        loop {
             let (reader, pump) = self.download(&layer, &descriptor, &vertex, &cancel).await?;
-            (Some(reader), Some(pump))
-        };
+            let done = self.unpack(layer.clone(), descriptor.clone(), Some(reader), vertex.clone()).await;
+            let Err(failed) = done else { return Ok(()) };
+            cancel.check()?;
+            // Bytes that make no layer may be the wrong bytes.
+            match pump.verdict().await {
+                Err(error) if error.is_damage() && again => {
+                    vertex.log(Stream::Stderr, format!("{error}; fetching it once more\n").as_bytes());
+                    again = false;
+                }
+                Err(error) => return Err(error.into()),
+                Ok(()) => return Err(failed),
+            }
+        }
+    }
+
+    /// Unpacks a layer that comes from `input`, or is in the store.
+    async fn unpack(
+        &self,
+        layer: ImageLayer,
+        descriptor: Descriptor,
+        input: Option<Box<dyn Read + Send>>,
+        vertex: Vertex,
+    ) -> Result<(), PullError> {
         let (layers, store) = (self.layers.clone(), self.store.clone());
         let extracting = format!("extracting {}", descriptor.digest);
         let work = move || {
@@ -119,14 +141,31 @@ impl Puller {
         if let Some(blob) = self.store.blob(&descriptor.digest)? {
             return Ok(blob);
         }
-        let (mut input, _pump) = self.download(layer, descriptor, vertex, cancel).await?;
+        let mut again = true;
+        loop {
+            let (input, pump) = self.download(layer, descriptor, vertex, cancel).await?;
+            let failed = match self.keep(descriptor, input).await {
+                Ok(blob) => return Ok(blob),
+                Err(error) => error,
+            };
+            cancel.check()?;
+            match pump.verdict().await {
+                Err(error) if error.is_damage() && again => again = false,
+                Err(error) => return Err(error.into()),
+                Ok(()) => return Err(failed),
+            }
+        }
+    }
+
+    /// Makes a blob of what comes from `input`.
+    async fn keep(&self, descriptor: &Descriptor, mut input: Box<dyn Read + Send>) -> Result<BlobRef, PullError> {
         let (store, digest, size) = (self.store.clone(), descriptor.digest, descriptor.size);
         let work = move || {
             let mut writer = store.blob_writer()?;
             writer.reserve(size)?;
             let mut buffer = vec![0; 128 << 10];
             loop {
-                match input.read(&mut buffer).map_err(|error| from_io(digest, error))? {
+                match input.read(&mut buffer).map_err(|error| unreadable(digest, &error))? {
                     0 => break,
                     n => writer.add(&buffer[..n])?,
                 }
@@ -229,12 +268,8 @@ fn panicked(error: tokio::task::JoinError) -> PullError {
     Error::from(io::Error::other(error)).into()
 }
 
-/// Takes our own error out of the `io::Error` it travelled in.
-fn from_io(digest: BlobDigest, error: io::Error) -> PullError {
-    match error.downcast::<Error>() {
-        Ok(error) => error.into(),
-        Err(error) => PullError::Unusable { what: format!("layer {digest}"), message: error.to_string() },
-    }
+fn unreadable(digest: BlobDigest, error: &io::Error) -> PullError {
+    PullError::Unusable { what: format!("layer {digest}"), message: error.to_string() }
 }
 
 /// A reader that fails once the build is cancelled.

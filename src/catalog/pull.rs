@@ -17,7 +17,7 @@ use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Document, MAX_CONFIG, Manifest, ManifestError, Parsed};
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, ReferenceError};
-use crate::registry::{Client, Error, Layout, LayoutName, Remote, Selector};
+use crate::registry::{Client, Error, Layout, LayoutName, Remote, Selector, small_blob};
 
 /// Indexes may list indexes; nobody needs more than this.
 const MAX_DEPTH: usize = 4;
@@ -84,6 +84,22 @@ pub enum PullError {
     /// The catalog.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+}
+
+impl PullError {
+    /// What the user can do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Registry(error) => error.help(),
+            Self::Name { .. }
+            | Self::NotLocal(_)
+            | Self::Manifest { .. }
+            | Self::Unusable { .. }
+            | Self::Layer { .. }
+            | Self::Cancelled(_)
+            | Self::Catalog(_) => None,
+        }
+    }
 }
 
 /// Where an image is asked for.
@@ -297,7 +313,7 @@ impl Puller {
                     document = remote.manifest(&Selector::Digest(digest)).await?;
                 }
                 Parsed::Manifest(parsed) => {
-                    let config = remote.blob(&parsed.config).await?.bytes(MAX_CONFIG).await?;
+                    let config = small_blob(remote, &parsed.config, MAX_CONFIG).await?;
                     let mut image = assemble(document, &parsed, config, Some(origin), what)?;
                     self.recognise(&mut image)?;
                     let id = self.catalog.put(image.clone())?;

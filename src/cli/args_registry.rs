@@ -22,6 +22,10 @@ pub struct RegistryArgs {
     #[arg(long, value_name = "[HOST=]FILE")]
     pub registry_ca: Vec<String>,
 
+    /// Give up a connection to a registry on which nothing moves for so long [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub registry_timeout: Option<u32>,
+
     /// Ask no registry: what is not in the store is an error
     #[arg(long)]
     pub offline: bool,

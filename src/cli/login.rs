@@ -67,7 +67,7 @@ pub(super) fn login(args: &LoginArgs, env: &Env) -> Done {
 fn refused(host: &str, error: &Error) -> Failure {
     match error {
         Error::Denied { .. } => Failure::of(error).named(&format!("{host} does not take this name and password")),
-        _ => Failure::of(error),
+        _ => Failure::of(error).helped(error.help()),
     }
 }
 

@@ -81,6 +81,14 @@ impl Failure {
         Self::text(text)
     }
 
+    /// The same with a line of help above it, if there is one.
+    fn helped(self, help: Option<String>) -> Self {
+        match help {
+            Some(text) => self.after(format!("help: {text}\n")),
+            None => self,
+        }
+    }
+
     /// The same with what was being done in front.
     fn named(self, doing: &str) -> Self {
         Self { last: format!("{doing}: {}", self.last), ..self }

@@ -92,7 +92,7 @@ pub(super) fn push(args: &PushArgs, env: &Env, place: &StoreRequest) -> Done {
     let mut around = Surroundings { progress: &progress, inputs: &[], stream: &mut nowhere };
     let pushed = exporter(&opened, puller).push_names(&subject, &Push::default(), &mut around);
     display.close();
-    match pushed.map_err(|e| Failure::of(&e))?.descriptor {
+    match pushed.map_err(|e| Failure::of(&e).helped(e.help()))?.descriptor {
         Some(descriptor) if !args.quiet => {
             let tag = name.tag().unwrap_or_default();
             print(format!("{tag}: digest: {} size: {}\n", descriptor.digest, descriptor.size).as_bytes())
@@ -265,7 +265,8 @@ fn finish<T>(opened: &Opened, vertex: &crate::event::Vertex, result: Result<T, P
         Err(_) if opened.cancel.is_cancelled() => Outcome::Canceled,
         Err(error) => Outcome::Error(error.to_string()),
     });
-    result.map_err(|e| if opened.cancel.is_cancelled() { Failure::text("canceled") } else { Failure::of(&e) })
+    let why = |e: PullError| Failure::of(&e).helped(e.help());
+    result.map_err(|e| if opened.cancel.is_cancelled() { Failure::text("canceled") } else { why(e) })
 }
 
 #[cfg(test)]

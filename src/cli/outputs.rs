@@ -102,7 +102,7 @@ pub(super) fn write(
 fn unwritten(error: &ExportError, built: &Built) -> Unwritten {
     let failure = Failure::of(error);
     let text = crate::ui::failed_to_solve(&failure.last);
-    let failure = Failure::text(text.trim_start_matches("ERROR: ").trim_end());
+    let failure = Failure::text(text.trim_start_matches("ERROR: ").trim_end()).helped(error.help());
     match error {
         ExportError::Pull(_) if built.only_elsewhere() => Unwritten::Lost(failure),
         _ => Unwritten::Failed(failure),

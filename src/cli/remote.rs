@@ -24,7 +24,7 @@ use crate::oci::manifest::{self, Descriptor, Document, Family, Index, MAX_CONFIG
 use crate::oci::platform::Platform;
 use crate::oci::reference::{DEFAULT_TAG, Reference};
 use crate::registry::copy::Copier;
-use crate::registry::{Client, Destination, Error, Layout, Remote, Selector};
+use crate::registry::{Client, Destination, Error, Layout, Remote, Selector, small_blob};
 
 fn client(args: &RegistryArgs, env: &Env, progress: &Progress) -> Result<Client, Failure> {
     let request = RegistryRequest::new(args, env)?;
@@ -191,7 +191,7 @@ async fn descriptors(client: &Client, member: &Reference) -> Result<Vec<Descript
     match document.parse().map_err(|e| malformed(e.to_string()))? {
         Parsed::Index(index) => Ok(index.manifests),
         Parsed::Manifest(parsed) => {
-            let config = repository.blob(&parsed.config).await?.bytes(MAX_CONFIG).await?;
+            let config = small_blob(&repository, &parsed.config, MAX_CONFIG).await?;
             let config: ImageConfig = manifest::read("image config", &config).map_err(|e| malformed(e.to_string()))?;
             if config.os.is_empty() || config.architecture.is_empty() {
                 return Err(malformed("its config names no platform".to_owned()));

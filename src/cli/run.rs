@@ -136,7 +136,7 @@ fn obtain(text: &str, env: &Env, registries: &RegistryRequest, opened: &Opened) 
             Err(error) => crate::event::Outcome::Error(error.to_string()),
         });
         display.close();
-        fetched.map_err(|e| Failure::of(&e))?;
+        fetched.map_err(|e| Failure::of(&e).helped(e.help()))?;
     }
     Ok(image)
 }

@@ -164,7 +164,7 @@ impl Line {
             let mut work = std::pin::pin!(work);
             loop {
                 if let Ok(done) = tokio::time::timeout(CHECK, &mut work).await {
-                    return done.map_err(|e| Failure::of(&e));
+                    return done.map_err(|e| Failure::of(&e).helped(e.help()));
                 }
                 if self.cancel.is_cancelled() {
                     return Err(Failure::text("canceled"));

@@ -94,6 +94,26 @@ pub enum ExportError {
     Unsupported(String),
 }
 
+impl ExportError {
+    /// What the user can do about it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Pull(error) => error.help(),
+            Self::Registry(error) | Self::Push { source: error, .. } => error.help(),
+            Self::Cancelled(_)
+            | Self::Catalog(_)
+            | Self::Store(_)
+            | Self::Layer(_)
+            | Self::Tar(_)
+            | Self::File { .. }
+            | Self::Io(_)
+            | Self::Stream(_)
+            | Self::Config { .. }
+            | Self::Unsupported(_) => None,
+        }
+    }
+}
+
 /// Exports from one store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Exporter {

@@ -37,7 +37,10 @@ impl engine::Bases for Bases<'_> {
             if cancel.is_cancelled() {
                 StepError::Cancelled(Cancelled)
             } else {
-                StepError::world(format!("pull {}", base.reference), &error)
+                match error.help() {
+                    help @ Some(_) => StepError::Refused { message: format!("pull {}: {error}", base.reference), help },
+                    None => StepError::world(format!("pull {}", base.reference), &error),
+                }
             }
         })?;
         Ok(image.layer_ids())

@@ -143,8 +143,9 @@ fn refused(file: &Dockerfile, request: &ImageRequest, error: &PullError) -> Diag
         None => Span::new(start + (text.len() - text.trim_start().len()), start + text.len()),
     };
     let fault = Diagnostic::meaning("image-unavailable", message, source, span, lines);
-    match &request.suggestion {
-        Some(suggestion) => fault.with_help(format!("there is a stage or image named {suggestion}")),
+    let suggested = request.suggestion.as_ref().map(|name| format!("there is a stage or image named {name}"));
+    match suggested.or_else(|| error.help()) {
+        Some(help) => fault.with_help(help),
         None => fault,
     }
 }

@@ -8,8 +8,8 @@ use sha2::Digest as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::download::Download;
 use super::error::Error;
-use super::repository::Download;
 use crate::oci::manifest::Descriptor;
 
 /// Bytes asked of a file at once.
@@ -64,15 +64,27 @@ impl BlobStream {
             }
         };
         let Some(chunk) = chunk else {
+            let verdict = self.verify();
+            if verdict.is_err() {
+                self.distrust();
+            }
             self.source = Source::End;
-            return self.verify().map(|()| None);
+            return verdict.map(|()| None);
         };
         self.received += chunk.len() as u64;
         if self.received > self.size {
+            self.distrust();
             return Err(self.wrong_size());
         }
         self.hasher.update(&chunk);
         Ok(Some(chunk))
+    }
+
+    fn distrust(&self) {
+        match &self.source {
+            Source::Http(download) => download.distrust(),
+            Source::File(_) | Source::End => {}
+        }
     }
 
     fn wrong_size(&self) -> Error {
@@ -103,32 +115,47 @@ impl BlobStream {
     }
 
     /// A blocking reader over it, for code that is not async; fetching goes on in the current runtime meanwhile.
-    /// `progress` hears how many bytes have come. Errors arrive as `io::Error` with [`Error`] inside.
+    /// `progress` hears how many bytes have come. Errors arrive as text; the pump has them.
     /// Fetching stops when the pump is dropped.
     pub fn into_reader(mut self, mut progress: impl FnMut(u64) + Send + 'static) -> (BlobReader, Pump) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let pump = tokio::spawn(async move {
+            // A reader that goes away may have met bytes that make no sense: only the rest proves whether they are the
+            // right ones.
+            let mut listening = true;
             loop {
-                let item = self.chunk().await.transpose();
+                let item = self.chunk().await;
                 progress(self.received);
-                let Some(item) = item else { break };
-                let failed = item.is_err();
-                // A reader that went away wants no more.
-                if sender.send(item).await.is_err() || failed {
-                    return;
+                let chunk = match item {
+                    Ok(chunk) => chunk,
+                    Err(error) => {
+                        let _gone = sender.send(Err(io::Error::other(error.to_string()))).await;
+                        return Err(error);
+                    }
+                };
+                // An empty chunk is the proof that the end was verified; a bare hang-up is not.
+                let is_end = chunk.is_none();
+                listening = listening && sender.send(Ok(chunk.unwrap_or_default())).await.is_ok();
+                if is_end {
+                    return Ok(());
                 }
             }
-            // An empty chunk is the proof that the end was verified; a bare hang-up is not.
-            let _ = sender.send(Ok(Vec::new())).await;
         });
-        (BlobReader { receiver, chunk: Vec::new(), at: 0, ended: false }, Pump(pump.abort_handle()))
+        (BlobReader { receiver, chunk: Vec::new(), at: 0, ended: false }, Pump(pump))
     }
 }
 
 /// Keeps a [`BlobReader`] supplied; once it is dropped the reader fails.
 #[derive(Debug)]
 #[must_use = "the download stops when the pump is dropped"]
-pub struct Pump(tokio::task::AbortHandle);
+pub struct Pump(tokio::task::JoinHandle<Result<(), Error>>);
+
+impl Pump {
+    /// Whether what was read is what it should be; waits until all of it has come.
+    pub async fn verdict(mut self) -> Result<(), Error> {
+        (&mut self.0).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped).into()))
+    }
+}
 
 impl Drop for Pump {
     fn drop(&mut self) {
@@ -139,7 +166,7 @@ impl Drop for Pump {
 /// See [`BlobStream::into_reader`]. Must be read outside the async threads.
 #[derive(Debug)]
 pub struct BlobReader {
-    receiver: mpsc::Receiver<Result<Vec<u8>, Error>>,
+    receiver: mpsc::Receiver<io::Result<Vec<u8>>>,
     chunk: Vec<u8>,
     at: usize,
     ended: bool,
@@ -153,7 +180,7 @@ impl Read for BlobReader {
                     self.ended = chunk.is_empty();
                     (self.chunk, self.at) = (chunk, 0);
                 }
-                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Err(error)) => return Err(error),
                 None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download was stopped")),
             }
         }

@@ -1,12 +1,13 @@
 //! What a request carries, as a stream of pieces: readable more than once, and never whole in memory unless it is small.
 //!
-//! Each piece that leaves is a beat: whoever waits for the answer knows from it that the line is slow and not dead.
+//! Each piece that leaves is a beat: whoever waits for the answer knows from it that the line is slow and not dead. Files
+//! are read in bigger pieces than are handed on, so that a beat needs few bytes.
 
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -15,8 +16,10 @@ use tokio::sync::mpsc;
 use super::remote::{BlobSource, Remote};
 use crate::oci::manifest::Descriptor;
 
-/// Bytes handed over at once.
+/// Bytes read at once.
 const PIECE: usize = 128 << 10;
+/// Bytes handed on at once.
+const BEAT: usize = 16 << 10;
 /// Pieces that may wait for the line.
 const QUEUE: usize = 4;
 
@@ -58,8 +61,27 @@ impl Body {
     }
 }
 
-/// Begins to read a body; `beat` counts the pieces that were taken.
-pub(super) fn start(body: &Body, beat: &Arc<AtomicU64>) -> reqwest::Body {
+/// How a body gets on.
+#[derive(Debug, Default)]
+pub(super) struct Beat {
+    pieces: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Beat {
+    /// How many pieces were taken.
+    pub(super) fn count(&self) -> u64 {
+        self.pieces.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last one was.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+}
+
+/// Begins to read a body; `beat` tells how it gets on.
+pub(super) fn start(body: &Body, beat: &Arc<Beat>) -> reqwest::Body {
     if let Body::Bytes(bytes) = body
         && bytes.len() <= PIECE
     {
@@ -68,7 +90,7 @@ pub(super) fn start(body: &Body, beat: &Arc<AtomicU64>) -> reqwest::Body {
     }
     let (sender, pieces) = mpsc::channel(QUEUE);
     tokio::spawn(read(body.clone(), sender));
-    reqwest::Body::wrap_stream(Pieces { pieces, beat: beat.clone() })
+    reqwest::Body::wrap_stream(Pieces { queue: pieces, rest: Vec::new(), at: 0, beat: beat.clone() })
 }
 
 /// Reads until the end, or until nobody listens any more.
@@ -114,18 +136,32 @@ async fn pump(body: Body, sender: &mpsc::Sender<io::Result<Vec<u8>>>) -> io::Res
 }
 
 struct Pieces {
-    pieces: mpsc::Receiver<io::Result<Vec<u8>>>,
-    beat: Arc<AtomicU64>,
+    queue: mpsc::Receiver<io::Result<Vec<u8>>>,
+    /// What was read, and how much of it was handed on.
+    rest: Vec<u8>,
+    at: usize,
+    beat: Arc<Beat>,
 }
 
 impl futures_core::Stream for Pieces {
     type Item = io::Result<Vec<u8>>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.pieces.poll_recv(context);
-        if let Poll::Ready(Some(Ok(_))) = &next {
-            self.beat.fetch_add(1, Ordering::Relaxed);
+        if self.at == self.rest.len() {
+            match self.queue.poll_recv(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(piece))) => (self.rest, self.at) = (piece, 0),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => {
+                    self.beat.over.store(true, Ordering::Relaxed);
+                    return Poll::Ready(None);
+                }
+            }
         }
-        next
+        let end = self.rest.len().min(self.at + BEAT);
+        let next = self.rest[self.at..end].to_vec();
+        self.at = end;
+        self.beat.pieces.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(next)))
     }
 }

@@ -20,6 +20,8 @@ pub enum Error {
         what: String,
         /// Whose refusal it is, and its words.
         message: String,
+        /// What may help.
+        help: Option<String>,
     },
     /// No answer, or it broke off.
     #[error("failed to do request: {method} {url:?}: {message}")]
@@ -44,6 +46,18 @@ pub enum Error {
         /// How long was waited.
         seconds: u64,
     },
+    /// It goes on, but would take for ever.
+    #[error("failed to do request: {method} {url:?}: too slow: {bytes} bytes in {seconds} s")]
+    Slow {
+        /// HTTP method.
+        method: String,
+        /// Without query.
+        url: String,
+        /// How long was waited.
+        seconds: u64,
+        /// What came in that time.
+        bytes: u64,
+    },
     /// The user wants nobody to be asked.
     #[error("{0}: not in the store, and --offline forbids to ask for it")]
     Offline(String),
@@ -61,6 +75,8 @@ pub enum Error {
         status: reqwest::StatusCode,
         /// The registry's own words, with `: ` before them, or nothing.
         message: String,
+        /// When it wants to be asked again.
+        retry_after: Option<std::time::Duration>,
     },
     /// The bytes are not the ones promised.
     #[error("{what}: digest mismatch: expected {expected}, got {found}")]
@@ -139,7 +155,7 @@ impl Error {
     /// Whether the registry could not be talked to, as opposed to: it said no.
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::Transport { .. } | Self::Silent { .. } => true,
+            Self::Transport { .. } | Self::Silent { .. } | Self::Slow { .. } => true,
             Self::Status { status, .. } => status.is_server_error() || status.as_u16() == 429,
             Self::NotFound(_)
             | Self::Denied { .. }
@@ -154,6 +170,86 @@ impl Error {
             | Self::Protocol { .. }
             | Self::Io(_) => false,
         }
+    }
+
+    /// Whether bytes came that are not the ones promised: to ask once more, or somebody else, may help.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Digest { .. } | Self::Size { .. })
+    }
+
+    /// How much of the patience another attempt uses up; 0 if it would end like this one.
+    pub(super) fn cost_of_retry(&self) -> u32 {
+        match self {
+            Self::Transport { source, .. } if source.is_builder() || source.is_redirect() => 0,
+            // Nothing that is tried again a moment later makes a certificate good or an address known.
+            Self::Transport { message, .. } if message.contains("invalid peer certificate") => 0,
+            Self::Transport { .. } => 1,
+            // These have taken their time already.
+            Self::Silent { .. } | Self::Slow { .. } => 2,
+            // Once may be bad luck.
+            Self::Digest { .. } | Self::Size { .. } => 2,
+            Self::Status { status, .. } if matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504) => 1,
+            Self::Status { .. }
+            | Self::NotFound(_)
+            | Self::Denied { .. }
+            | Self::Offline(_)
+            | Self::Blocked(_)
+            | Self::TooLarge { .. }
+            | Self::Manifest { .. }
+            | Self::Credential(_)
+            | Self::Options { .. }
+            | Self::Protocol { .. }
+            | Self::Io(_) => 0,
+        }
+    }
+
+    /// When the server wants to be asked again, if it said so.
+    pub(super) fn retry_after(&self) -> Option<std::time::Duration> {
+        if let Self::Status { retry_after, .. } = self { *retry_after } else { None }
+    }
+
+    /// What the user can do about it.
+    pub fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::Denied { help, .. } => return help.clone(),
+            Self::Transport { url, message, .. } => return transport_help(&host_of(url), message),
+            Self::Silent { url, .. } | Self::Slow { url, .. } => {
+                let host = host_of(url);
+                format!(
+                    "{host} or the line to it hangs; --registry-timeout says how long to wait, --registry-mirror whom else to ask"
+                )
+            }
+            Self::Offline(_) => "get it with `rbuild pull` while there is a network".to_owned(),
+            Self::Status { status, url, .. } => {
+                let host = host_of(url);
+                match status.as_u16() {
+                    429 => format!(
+                        "{host} limits requests: `rbuild login {host}` may raise the limit, --registry-mirror goes around it"
+                    ),
+                    413 => format!("{host}, or a proxy before it, does not take bodies of that size: raise its limit"),
+                    507 => format!("{host} is full: free space there, or push elsewhere"),
+                    405 => format!("{host} is a registry that does not allow this: perhaps it is a read-only mirror"),
+                    500..=599 => format!("{host} fails: its log says why; --registry-mirror names another to ask"),
+                    _ => return None,
+                }
+            }
+            Self::Digest { .. } | Self::Size { .. } => {
+                "the registry or something on the way to it damages data; nothing of it was kept".to_owned()
+            }
+            Self::NotFound(_)
+            | Self::Blocked(_)
+            | Self::TooLarge { .. }
+            | Self::Manifest { .. }
+            | Self::Credential(_)
+            | Self::Options { .. }
+            | Self::Protocol { .. }
+            | Self::Io(_) => return None,
+        };
+        Some(text)
+    }
+
+    pub(super) fn slow(method: &reqwest::Method, url: &url::Url, waited: std::time::Duration, bytes: u64) -> Self {
+        Self::Slow { method: method.to_string(), url: shown(url), seconds: waited.as_secs(), bytes }
     }
 
     pub(super) fn silent(method: &reqwest::Method, url: &url::Url, waited: std::time::Duration) -> Self {
@@ -187,4 +283,25 @@ pub(super) fn shown(url: &url::Url) -> String {
     let _ = url.set_password(None);
     let _ = url.set_username("");
     url.to_string()
+}
+
+fn host_of(url: &str) -> String {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    authority.split('/').next().unwrap_or_default().to_owned()
+}
+
+/// What to do about a connection that could not be had.
+fn transport_help(host: &str, message: &str) -> Option<String> {
+    let text = if message.contains("certificate") {
+        format!("name the authority that signed its certificate with --registry-ca {host}=FILE")
+    } else if message.contains("InvalidContentType") || message.contains("corrupt message") {
+        format!("{host} seems to speak plain http: allow it with --insecure-registry {host}")
+    } else if message.contains("dns error") {
+        format!("no address is known for {host}: is the name right, and does a proxy have to be set (HTTPS_PROXY)?")
+    } else if message.contains("onnection refused") {
+        format!("nobody listens at {host}: is the address right, and is the registry running?")
+    } else {
+        return None;
+    };
+    Some(text)
 }

@@ -1,12 +1,12 @@
 //! One registry host: its scheme, its HTTP client, who we are there, and one way to send a request.
 //!
-//! [`Host::send`] is the only place where requests leave: it adds authorization, answers challenges, retries what may be
-//! retried and leaves the meaning of the status to the caller. Redirects go elsewhere without our credentials.
+//! [`Host::send`] is the only place where requests to registries leave: it adds authorization (`token.rs`), answers
+//! challenges, retries what may be retried and leaves the meaning of the status to the caller. Redirects go elsewhere
+//! without our credentials. Nothing here waits for ever: a line on which too little moves is given up.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
@@ -15,12 +15,13 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
-use super::body::{self, Body};
-use super::challenge::{self, Challenge, Scopes};
+use super::body::{self, Beat, Body};
+use super::challenge::{self, Scopes};
 use super::credentials::Credential;
 use super::error::{Error, shown};
 use super::options::{HostOptions, Options, Proxies};
-use crate::event::Outcome;
+use super::pace::Pace;
+use super::token::Auth;
 
 const USER_AGENT: &str = concat!("rbuild/", env!("CARGO_PKG_VERSION"));
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,19 +33,24 @@ const PAGE: &str = "1000";
 /// Lists that go on for longer lead in a circle.
 const MAX_PAGES: usize = 10_000;
 /// Enough for any error text, token, or page of a list.
-const MAX_ANSWER: usize = 1 << 20;
+const MAX_ANSWER: u64 = 1 << 20;
+/// A registry that has got all of a body may need this many times longer than any other silence: it hashes what came, and
+/// buffers on the way may still be full.
+const DIGESTION: u32 = 4;
 
 pub(super) struct Host {
     /// As in references, e.g. `docker.io`.
     name: String,
     /// Where it really is, e.g. `registry-1.docker.io`.
-    address: String,
+    pub(super) address: String,
     options: HostOptions,
     loopback: bool,
-    shared: Arc<Options>,
+    pub(super) shared: Arc<Options>,
     client: OnceCell<(reqwest::Client, &'static str)>,
     credential: OnceCell<Option<Credential>>,
-    auth: Mutex<Auth>,
+    pub(super) auth: Mutex<Auth>,
+    /// It broke off, or gave other bytes than it should: as a mirror it is of no more use.
+    bad: AtomicBool,
 }
 
 impl fmt::Debug for Host {
@@ -53,15 +59,8 @@ impl fmt::Debug for Host {
     }
 }
 
-#[derive(Default)]
-struct Auth {
-    challenge: Option<Challenge>,
-    tokens: BTreeMap<Scopes, HeaderValue>,
-    /// What a token server gave to be used instead of the password.
-    identity: Option<String>,
-}
-
 /// A request that can be sent more than once.
+#[derive(Clone)]
 pub(super) struct Call {
     pub(super) method: Method,
     pub(super) url: Url,
@@ -104,6 +103,7 @@ impl Host {
             client: OnceCell::new(),
             credential: OnceCell::new(),
             auth: Mutex::default(),
+            bad: AtomicBool::new(false),
         }
     }
 
@@ -120,7 +120,7 @@ impl Host {
         Url::parse(&format!("{scheme}://{}/v2/{path}", self.address)).map_err(|error| self.fault(&error))
     }
 
-    fn fault(&self, message: &dyn fmt::Display) -> Error {
+    pub(super) fn fault(&self, message: &dyn fmt::Display) -> Error {
         Error::Options { host: self.name.clone(), message: message.to_string() }
     }
 
@@ -146,17 +146,8 @@ impl Host {
                     attempt += 1;
                     self.shared.retry.pause(attempt, retry_after(response))
                 }
-                Err(Error::Transport { source, .. })
-                    if call.repeat && !source.is_builder() && !source.is_redirect() =>
-                {
-                    attempt += 1;
-                    self.shared.retry.pause(attempt, None)
-                }
-                Err(Error::Silent { .. }) if call.repeat => {
-                    attempt += 1;
-                    self.shared.retry.pause(attempt, None)
-                }
-                _ => None,
+                Err(error) if call.repeat => self.shared.retry.after(&mut attempt, error),
+                Ok(_) | Err(_) => None,
             };
             match pause {
                 Some(pause) => tokio::time::sleep(pause).await,
@@ -171,45 +162,65 @@ impl Host {
         if let Some(value) = authorization {
             request = request.header(header::AUTHORIZATION, value);
         }
-        let beat = Arc::new(AtomicU64::new(0));
+        let beat = Arc::new(Beat::default());
         request = match (call.body.size(), call.method.clone()) {
             (0, Method::POST | Method::PUT) => request.header(header::CONTENT_LENGTH, 0),
             (0, _) => request,
             (size, _) => request.header(header::CONTENT_LENGTH, size).body(body::start(&call.body, &beat)),
         };
-        let sent = self.attentively(call, &beat, request.send()).await?;
+        let sent = self.attentively(&call.method, &call.url, Some(&beat), request.send()).await?;
         sent.map_err(|error| Error::transport(&call.method, &call.url, error))
     }
 
     /// Waits for an answer as long as something moves: what is sent counts too, and a slow line is no reason to give up.
-    async fn attentively<T>(&self, call: &Call, beat: &AtomicU64, work: impl Future<Output = T>) -> Result<T, Error> {
+    pub(super) async fn attentively<T>(
+        &self,
+        method: &Method,
+        url: &Url,
+        beat: Option<&Beat>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Error> {
         let silence = self.shared.retry.silence;
         let mut work = std::pin::pin!(work);
-        let mut heard = 0;
+        let (mut heard, mut quiet) = (0, 0);
         loop {
             if let Ok(done) = tokio::time::timeout(silence, &mut work).await {
                 return Ok(done);
             }
-            match beat.load(Ordering::Relaxed) {
-                now if now != heard => heard = now,
-                _ => return Err(Error::silent(&call.method, &call.url, silence)),
+            let now = beat.map_or(0, Beat::count);
+            quiet = if now == heard { quiet + 1 } else { 0 };
+            heard = now;
+            let patience = if beat.is_some_and(Beat::is_over) { DIGESTION } else { 1 };
+            if quiet >= patience {
+                return Err(Error::silent(method, url, silence * quiet));
             }
         }
     }
 
     /// The next piece of an answer's body.
-    pub(super) async fn piece(&self, method: &Method, response: &mut Response) -> Result<Option<Vec<u8>>, Error> {
+    pub(super) async fn piece(
+        &self,
+        method: &Method,
+        response: &mut Response,
+        pace: &mut Pace,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let silence = self.shared.retry.silence;
-        match tokio::time::timeout(silence, response.chunk()).await {
-            Ok(piece) => {
-                piece.map(|piece| piece.map(Vec::from)).map_err(|error| Error::transport(method, response.url(), error))
+        let begun = tokio::time::Instant::now();
+        match tokio::time::timeout(pace.patience(silence), response.chunk()).await {
+            Ok(Ok(piece)) => {
+                pace.note(begun.elapsed(), piece.as_ref().map_or(0, |piece| piece.len() as u64));
+                Ok(piece.map(Vec::from))
             }
-            Err(_) => Err(Error::silent(method, response.url(), silence)),
+            Ok(Err(error)) => Err(Error::transport(method, response.url(), error)),
+            Err(_) => Err(match pace.moved() {
+                0 => Error::silent(method, response.url(), silence),
+                bytes => Error::slow(method, response.url(), silence, bytes),
+            }),
         }
     }
 
     /// The client and the scheme; the first call finds out which one an insecure host speaks.
-    async fn client(&self) -> Result<&(reqwest::Client, &'static str), Error> {
+    pub(super) async fn client(&self) -> Result<&(reqwest::Client, &'static str), Error> {
         self.client.get_or_try_init(|| self.connect()).await
     }
 
@@ -221,7 +232,11 @@ impl Host {
         if !self.is_lax() {
             return Ok((client, "https"));
         }
-        let probe = client.get(format!("https://{}/v2/", self.address)).timeout(PROBE_TIMEOUT).send().await;
+        let probe = client
+            .get(format!("https://{}/v2/", self.address))
+            .timeout(PROBE_TIMEOUT.min(self.shared.retry.silence))
+            .send()
+            .await;
         match probe {
             Err(error) if error.is_connect() || error.is_request() || error.is_timeout() => Ok((client, "http")),
             _ => Ok((client, "https")),
@@ -230,7 +245,7 @@ impl Host {
 
     /// Whether this host's certificate is not looked at: what comes from it is still checked by digest. This machine needs
     /// none, unless somebody says which one it has.
-    fn is_lax(&self) -> bool {
+    pub(super) fn is_lax(&self) -> bool {
         self.options.insecure || self.options.plain_http || (self.loopback && self.options.ca.is_empty())
     }
 
@@ -263,7 +278,7 @@ impl Host {
         builder.build().map_err(fault)
     }
 
-    async fn credential(&self) -> Result<Option<&Credential>, Error> {
+    pub(super) async fn credential(&self) -> Result<Option<&Credential>, Error> {
         let lookup = async || {
             let (credentials, name) = (self.shared.credentials.clone(), self.name.clone());
             // A helper is a process; it must not hold up the network thread.
@@ -274,6 +289,31 @@ impl Host {
             }
         };
         self.credential.get_or_try_init(lookup).await.map(Option::as_ref)
+    }
+
+    /// Whether nobody's credential is used.
+    pub(super) fn is_anonymous(&self) -> bool {
+        !self.credential.get().is_some_and(Option::is_some)
+    }
+
+    /// What somebody who was refused can do.
+    pub(super) fn login_help(&self) -> String {
+        let name = &self.name;
+        if self.is_anonymous() {
+            format!("nothing is known about who you are at {name}: `rbuild login {name}`")
+        } else {
+            format!("the credential for {name} in config.json was not enough: `rbuild login {name}` changes it")
+        }
+    }
+
+    /// Notes that it cannot be relied on.
+    pub(super) fn distrust(&self) {
+        self.bad.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it may still be asked instead of another.
+    pub(super) fn is_trusted(&self) -> bool {
+        !self.bad.load(Ordering::Relaxed)
     }
 
     /// As references call it.
@@ -314,228 +354,18 @@ impl Host {
         Ok(self.auth.lock().await.identity.take())
     }
 
-    /// The header for a request, if the host is known to want one.
-    async fn authorization(&self, scopes: &Scopes) -> Result<Option<HeaderValue>, Error> {
-        let mut auth = self.auth.lock().await;
-        match auth.challenge.clone() {
-            None => Ok(None),
-            Some(Challenge::Basic) => match self.credential().await? {
-                Some(Credential::Basic { username, password }) => Ok(Some(self.basic(username, password)?)),
-                Some(Credential::Bearer(token)) => Ok(Some(self.bearer(token)?)),
-                Some(Credential::Identity { .. }) | None => Ok(None),
-            },
-            Some(Challenge::Bearer { realm, service, .. }) => {
-                if let Some(token) = auth.tokens.get(scopes) {
-                    return Ok(Some(token.clone()));
-                }
-                // The lock is held: others who need the same token wait for this one.
-                let given = self.fetch_token(&realm, service.as_deref(), scopes).await?;
-                let token = self.bearer(&given.token)?;
-                auth.identity = given.refresh;
-                auth.tokens.insert(scopes.clone(), token.clone());
-                Ok(Some(token))
-            }
-        }
-    }
-
-    /// Takes note of what a 401 to a request with this `sent` authorization asks for. False if we have nothing more to offer.
-    async fn answer_challenge(
-        &self,
-        response: &Response,
-        scopes: &Scopes,
-        sent: Option<&HeaderValue>,
-    ) -> Result<bool, Error> {
-        let Some(challenge) = Challenge::parse(challenges(response)) else { return Ok(false) };
-        let mut auth = self.auth.lock().await;
-        let retry = match (&challenge, sent) {
-            // The same name and password would be refused again.
-            (Challenge::Basic, Some(_)) => false,
-            (Challenge::Basic, None) => self.credential().await?.is_some(),
-            (Challenge::Bearer { .. }, None) => true,
-            // Somebody else has got a new token meanwhile.
-            (Challenge::Bearer { .. }, Some(sent)) if auth.tokens.get(scopes).is_some_and(|token| token != sent) => {
-                true
-            }
-            // What we sent was too old or too narrow.
-            (Challenge::Bearer { realm, service, scope }, Some(_)) => {
-                let wider = scope.clone().merge(scopes);
-                let given = self.fetch_token(realm, service.as_deref(), &wider).await?;
-                auth.identity = given.refresh;
-                auth.tokens.insert(scopes.clone(), self.bearer(&given.token)?);
-                true
-            }
-        };
-        auth.challenge = Some(challenge);
-        Ok(retry)
-    }
-
-    fn basic(&self, username: &str, password: &str) -> Result<HeaderValue, Error> {
-        use base64::Engine as _;
-        let pair = base64::engine::general_purpose::STANDARD.encode(format!("{username}:{password}"));
-        self.secret_header(&format!("Basic {pair}"))
-    }
-
-    fn bearer(&self, token: &str) -> Result<HeaderValue, Error> {
-        self.secret_header(&format!("Bearer {token}"))
-    }
-
-    fn secret_header(&self, text: &str) -> Result<HeaderValue, Error> {
-        let mut value =
-            HeaderValue::from_str(text).map_err(|_| self.fault(&"the credential has characters no header can hold"))?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-
-    async fn fetch_token(&self, realm: &str, service: Option<&str>, scopes: &Scopes) -> Result<Given, Error> {
-        let credential = self.credential().await?;
-        if let Some(Credential::Bearer(token)) = credential {
-            return Ok(Given { token: token.clone(), refresh: None });
-        }
-        let vertex = self.shared.progress.vertex(format!("[auth] {scopes} token for {}", self.address), &[]);
-        vertex.start();
-        let result = self.ask_token_server(realm, service, scopes, credential).await;
-        vertex.finish(match &result {
-            Ok(_) => Outcome::Done,
-            Err(error) => Outcome::Error(error.to_string()),
-        });
-        result
-    }
-
-    async fn ask_token_server(
-        &self,
-        realm: &str,
-        service: Option<&str>,
-        scopes: &Scopes,
-        credential: Option<&Credential>,
-    ) -> Result<Given, Error> {
-        let url = Url::parse(realm).map_err(|error| self.fault(&format!("token server {realm:?}: {error}")))?;
-        let plain = url.scheme() != "https" && !url.host_str().is_some_and(is_loopback);
-        if credential.is_some() && plain && !self.is_lax() {
-            return Err(self.fault(&format!("refusing to send credentials to {} without TLS", shown(&url))));
-        }
-        match credential {
-            Some(Credential::Identity { token: refresh, .. }) => {
-                let form = url::form_urlencoded::Serializer::new(String::new())
-                    .append_pair("grant_type", "refresh_token")
-                    .append_pair("refresh_token", refresh)
-                    .append_pair("client_id", "rbuild")
-                    .append_pair("service", service.unwrap_or(&self.address))
-                    .append_pair("scope", &scopes.texts().collect::<Vec<_>>().join(" "))
-                    .finish();
-                let response = self
-                    .token_request(Method::POST, &url, |request| {
-                        request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone())
-                    })
-                    .await?;
-                // Servers that know no OAuth2 take the token as a password.
-                if !matches!(response.status().as_u16(), 401 | 404 | 405) {
-                    return self.read_token(response, scopes, false).await;
-                }
-                let login = Some((super::credentials::TOKEN_USER, refresh.as_str()));
-                self.read_token(self.get_token(url, service, scopes, login).await?, scopes, false).await
-            }
-            Some(Credential::Basic { username, password }) => {
-                let login = Some((username.as_str(), password.as_str()));
-                self.read_token(self.get_token(url, service, scopes, login).await?, scopes, false).await
-            }
-            Some(Credential::Bearer(_)) | None => {
-                self.read_token(self.get_token(url, service, scopes, None).await?, scopes, true).await
-            }
-        }
-    }
-
-    async fn get_token(
-        &self,
-        mut url: Url,
-        service: Option<&str>,
-        scopes: &Scopes,
-        login: Option<(&str, &str)>,
-    ) -> Result<Response, Error> {
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = service {
-                query.append_pair("service", service);
-            }
-            for scope in scopes.texts() {
-                query.append_pair("scope", &scope);
-            }
-            if let Some((username, _)) = login {
-                query.append_pair("account", username);
-            }
-            if self.shared.keep_token {
-                query.append_pair("client_id", "rbuild").append_pair("offline_token", "true");
-            }
-        }
-        self.token_request(Method::GET, &url, |request| match login {
-            Some((username, password)) => request.basic_auth(username, Some(password)),
-            None => request,
-        })
-        .await
-    }
-
-    async fn token_request(
-        &self,
-        method: Method,
-        url: &Url,
-        fill: impl Fn(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
-    ) -> Result<Response, Error> {
-        let (client, _) = self.client().await?;
-        let mut attempt = 0;
-        loop {
-            let call = Call::new(method.clone(), url.clone(), Scopes::default());
-            let request = fill(client.request(method.clone(), url.clone()));
-            let outcome = self.attentively(&call, &AtomicU64::new(0), request.send()).await?;
-            let server = match &outcome {
-                Ok(response) if is_transient(response.status()) => retry_after(response),
-                Ok(_) | Err(_) => None,
-            };
-            attempt += 1;
-            let again = outcome.as_ref().map_or(true, |response| is_transient(response.status()));
-            match self.shared.retry.pause(attempt, server) {
-                Some(pause) if again => tokio::time::sleep(pause).await,
-                _ => return outcome.map_err(|error| Error::transport(&method, url, error)),
-            }
-        }
-    }
-
-    async fn read_token(&self, response: Response, scopes: &Scopes, anonymous: bool) -> Result<Given, Error> {
-        #[derive(Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-            refresh_token: Option<String>,
-        }
-        let status = response.status();
-        let url = response.url().clone();
-        let bytes = self.read_limited(response).await?;
-        if matches!(status.as_u16(), 401 | 403) {
-            let kind = if anonymous { "anonymous" } else { "oauth" };
-            let message = format!("failed to authorize: failed to fetch {kind} token: {status}{}", message_of(&bytes));
-            return Err(Error::Denied { what: scopes.to_string(), message });
-        }
-        if !status.is_success() {
-            return Err(Error::Status {
-                method: "token".to_owned(),
-                url: shown(&url),
-                status,
-                message: message_of(&bytes),
-            });
-        }
-        let answer: Answer = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::protocol(format_args!("token server {}", shown(&url)), error.to_string()))?;
-        let filled = |token: Option<String>| token.filter(|token| !token.is_empty());
-        let token = filled(answer.access_token).or_else(|| filled(answer.token)).ok_or_else(|| {
-            Error::protocol(format_args!("token server {}", shown(&url)), "the answer holds no token")
-        })?;
-        Ok(Given { token, refresh: filled(answer.refresh_token) })
-    }
-
     /// Reads an answer that should be short.
-    pub(super) async fn read_limited(&self, mut response: Response) -> Result<Vec<u8>, Error> {
-        let mut out = Vec::new();
-        while let Some(piece) = self.piece(&Method::GET, &mut response).await? {
-            if out.len() + piece.len() > MAX_ANSWER {
-                return Err(Error::TooLarge { what: shown(response.url()), limit: MAX_ANSWER as u64 });
+    pub(super) async fn read_limited(&self, response: Response) -> Result<Vec<u8>, Error> {
+        let what = shown(response.url());
+        self.read(response, MAX_ANSWER, &what).await
+    }
+
+    /// Reads an answer into memory, if it is not more than `limit`.
+    pub(super) async fn read(&self, mut response: Response, limit: u64, what: &str) -> Result<Vec<u8>, Error> {
+        let (mut out, mut pace) = (Vec::new(), Pace::default());
+        while let Some(piece) = self.piece(&Method::GET, &mut response, &mut pace).await? {
+            if (out.len() + piece.len()) as u64 > limit {
+                return Err(Error::TooLarge { what: what.to_owned(), limit });
             }
             out.extend_from_slice(&piece);
         }
@@ -544,7 +374,7 @@ impl Host {
 
     /// Turns an answer nobody wanted into the error that says why. `action` is `pull`, `push` or `login`.
     pub(super) async fn refusal(&self, action: &str, what: String, method: &Method, response: Response) -> Error {
-        let (status, url) = (response.status(), shown(response.url()));
+        let (status, url, retry_after) = (response.status(), shown(response.url()), retry_after(&response));
         let reason = challenge::reason(challenges(&response));
         let body = self.read_limited(response).await.map(|bytes| message_of(&bytes)).unwrap_or_default();
         let message = reason.map_or(body, |reason| format!(": {reason}: authorization failed"));
@@ -558,26 +388,19 @@ impl Host {
                         "{action} access denied, repository does not exist or may require authorization: server message{words}"
                     ),
                 };
-                Error::Denied { what, message }
+                Error::Denied { what, message, help: Some(self.login_help()) }
             }
-            status => Error::Status { method: method.to_string(), url, status, message },
+            status => Error::Status { method: method.to_string(), url, status, message, retry_after },
         }
     }
 }
 
-/// What a token server gave.
-struct Given {
-    token: String,
-    /// To be used instead of the password from now on.
-    refresh: Option<String>,
-}
-
-fn challenges(response: &Response) -> impl Iterator<Item = &str> {
+pub(super) fn challenges(response: &Response) -> impl Iterator<Item = &str> {
     response.headers().get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok())
 }
 
 /// The errors of a registry's JSON answer as one text with `: ` before it, or nothing.
-fn message_of(body: &[u8]) -> String {
+pub(super) fn message_of(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Body {
         #[serde(default)]
@@ -600,12 +423,12 @@ fn message_of(body: &[u8]) -> String {
     faults.chain(body.details).fold(String::new(), |line, text| line + ": " + &text)
 }
 
-fn is_transient(status: StatusCode) -> bool {
+pub(super) fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
 /// `Retry-After` in seconds, or as a date measured against the server's own clock.
-fn retry_after(response: &Response) -> Option<Duration> {
+pub(super) fn retry_after(response: &Response) -> Option<Duration> {
     let text = |name| response.headers().get(name)?.to_str().ok().map(str::trim);
     let wanted = text(header::RETRY_AFTER)?;
     if let Ok(seconds) = wanted.parse() {

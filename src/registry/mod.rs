@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Client ── repository(name) ──> Repository: Remote + Destination      (repository.rs, push.rs)
-//!    └── Host: scheme, tokens, retries, one `send`                     (host.rs, challenge.rs)
+//!    └── Host: scheme, tokens, retries, one `send`                     (host.rs, token.rs, challenge.rs)
 //! Bucket: Remote + Destination, of an S3-compatible server          (bucket/)
 //! Layout: Remote + Destination                                         (layout.rs)
 //! ```
@@ -16,15 +16,18 @@ mod bucket;
 mod challenge;
 pub mod copy;
 pub mod credentials;
+mod download;
 mod error;
 mod host;
 mod layout;
 mod options;
+mod pace;
 mod push;
 mod remote;
 mod repository;
+mod token;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use challenge::Scopes;
@@ -36,7 +39,7 @@ pub use bucket::{Bucket, BucketName, Habits, Keys};
 pub use error::Error;
 pub use layout::{IMAGE_NAME, LAYOUT_MARK, Layout, LayoutName, REF_NAME};
 pub use options::{GoodFor, HostOptions, Mirror, Network, Options, Proxies, Retry, Rule};
-pub use remote::{Answer, BlobSource, Destination, Remote, Selector};
+pub use remote::{Answer, BlobSource, Destination, Remote, Selector, small_blob};
 pub use repository::Repository;
 
 use crate::oci::reference::Reference;
@@ -50,6 +53,8 @@ struct Inner {
     options: Arc<Options>,
     hosts: Mutex<BTreeMap<(String, bool), Arc<Host>>>,
     slots: Arc<tokio::sync::Semaphore>,
+    /// Repositories whose certificates need not be good; that holds for all that is fetched from there later, too.
+    insecure: Mutex<BTreeSet<String>>,
     /// Buckets that were opened, by the name that stands in image records.
     buckets: Mutex<BTreeMap<String, Bucket>>,
 }
@@ -60,7 +65,8 @@ impl Client {
         // The second client of a process finds it done; both mean the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let slots = Arc::new(tokio::sync::Semaphore::new(options.parallel.max(1)));
-        Self(Arc::new(Inner { options: Arc::new(options), hosts: Mutex::default(), slots, buckets: Mutex::default() }))
+        let (hosts, insecure, buckets) = <_>::default();
+        Self(Arc::new(Inner { options: Arc::new(options), hosts, slots, insecure, buckets }))
     }
 
     /// The repository of a name; its tag and digest play no part.
@@ -110,6 +116,7 @@ impl Client {
     fn open(&self, name: &Reference, insecure: bool) -> Repository {
         let options = self.0.options.hosts.get(name.domain()).cloned().unwrap_or_default();
         let repository = name.repository();
+        let insecure = self.is_insecure(&repository, insecure);
         let rule = self.0.options.rule(&repository);
         let by_flag = options.mirrors.iter().map(|mirror| self.mirror(mirror, name));
         let by_rule = rule.into_iter().flat_map(|rule| rule.mirrors.iter().map(move |mirror| (rule, mirror)));
@@ -131,6 +138,15 @@ impl Client {
             retry: self.0.options.retry,
             sessions: Arc::default(),
         }
+    }
+
+    /// Whether a repository is insecure; that it is `now` is kept in mind.
+    fn is_insecure(&self, repository: &str, now: bool) -> bool {
+        let mut known = self.0.insecure.lock().unwrap_or_else(PoisonError::into_inner);
+        if now {
+            known.insert(repository.to_owned());
+        }
+        now || known.contains(repository)
     }
 
     /// `host/path` as an endpoint.

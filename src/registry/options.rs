@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use super::credentials::Credentials;
+use super::error::Error;
 use crate::event::Progress;
 
 /// Everything a client needs to know.
@@ -195,7 +196,7 @@ pub struct Retry {
     pub first: Duration,
     /// No pause of our own is longer.
     pub longest: Duration,
-    /// A connection on which nothing moves for so long is dead; a slow one is not.
+    /// A connection on which (next to) nothing moves for so long is dead; a slow one is not.
     pub silence: Duration,
 }
 
@@ -221,6 +222,17 @@ impl Retry {
         }
         let own = self.first.saturating_mul(1 << (attempt - 1).min(16)).min(self.longest);
         Some(server.map_or(own, |wanted| wanted.clamp(own, MAX_RETRY_AFTER.max(own))))
+    }
+
+    /// The pause after an error, which uses up a part of the patience; `None` to give up.
+    pub(super) fn after(self, used: &mut u32, error: &Error) -> Option<Duration> {
+        match error.cost_of_retry() {
+            0 => None,
+            cost => {
+                *used += cost;
+                self.pause(*used, error.retry_after())
+            }
+        }
     }
 }
 

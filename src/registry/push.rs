@@ -45,12 +45,8 @@ impl Repository {
 
     async fn find_blob(&self, descriptor: &Descriptor, elsewhere: &[String]) -> Result<bool, Error> {
         let digest = descriptor.digest;
-        let call = Call::new(Method::HEAD, self.origin.url(&format!("blobs/{digest}")).await?, self.scopes());
-        let response = self.origin.host.send(&call).await?;
-        match response.status() {
-            status if status.is_success() => return Ok(true),
-            StatusCode::NOT_FOUND => {}
-            _ => return self.refused(self.blob_label(digest), &Method::HEAD, response).await,
+        if self.has(digest).await? {
+            return Ok(true);
         }
         let here = elsewhere.iter().filter_map(|name| Reference::parse(name).ok());
         for other in here.filter(|r| r.domain() == self.name.domain() && r.path() != self.name.path()) {
@@ -76,23 +72,55 @@ impl Repository {
         Ok(response.status() == StatusCode::CREATED)
     }
 
-    async fn send_blob(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
+    async fn send_blob(&self, descriptor: &Descriptor, source: &BlobSource, in_chunks: bool) -> Result<(), Error> {
         check_size(descriptor, source).await?;
         let _slot = self.slot(source).await;
-        let mut attempt = 0;
+        let (mut used, mut in_chunks) = (0, in_chunks);
         loop {
-            let outcome = match attempt {
-                0 => self.send_whole(descriptor, source).await,
-                _ => self.send_chunks(descriptor, source).await,
+            let session = self.session(descriptor.digest).await?;
+            let outcome = if in_chunks {
+                self.send_chunks(session, descriptor, source, &mut used).await
+            } else {
+                self.finish(session, descriptor.digest, Body::of(source, descriptor)).await
             };
             let Err(error) = outcome else { return Ok(()) };
             let too_big = matches!(error, Error::Status { status: StatusCode::PAYLOAD_TOO_LARGE, .. });
-            attempt += 1;
-            match self.retry.pause(attempt, None) {
-                Some(_) if too_big && attempt == 1 => {}
-                Some(pause) if may_pass(&error) => tokio::time::sleep(pause).await,
-                _ => return Err(error),
+            if too_big && !in_chunks {
+                in_chunks = true;
+                continue;
             }
+            let Some(pause) = self.patience_after(&mut used, &error) else { return Err(error) };
+            tokio::time::sleep(pause).await;
+            // What broke may have been the answer only.
+            if self.has(descriptor.digest).await? {
+                return Ok(());
+            }
+            in_chunks = true;
+        }
+    }
+
+    /// The pause before the rest of an upload, or all of it, is sent again.
+    fn patience_after(&self, used: &mut u32, error: &Error) -> Option<std::time::Duration> {
+        // An upload session that is gone or has lost its place: another one may fare better.
+        let lost = match error {
+            Error::NotFound(_) => true,
+            Error::Status { status, .. } => matches!(status.as_u16(), 404 | 416),
+            _ => false,
+        };
+        if lost {
+            *used += 1;
+            return self.retry.pause(*used, None);
+        }
+        self.retry.after(used, error)
+    }
+
+    async fn has(&self, digest: BlobDigest) -> Result<bool, Error> {
+        let call = Call::new(Method::HEAD, self.origin.url(&format!("blobs/{digest}")).await?, self.scopes());
+        let response = self.origin.host.send(&call).await?;
+        match response.status() {
+            status if status.is_success() => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => self.refused(self.blob_label(digest), &Method::HEAD, response).await,
         }
     }
 
@@ -121,11 +149,16 @@ impl Repository {
         }
     }
 
-    fn upload_call(&self, method: Method, url: Url, body: Body) -> Call {
-        let ours = url.host_str().is_some_and(|host| match url.port() {
+    /// Whether an address is on the registry's own host.
+    fn is_ours(&self, url: &Url) -> bool {
+        url.host_str().is_some_and(|host| match url.port() {
             Some(port) => self.origin.host.is_at(&format!("{host}:{port}")),
             None => self.origin.host.is_at(host),
-        });
+        })
+    }
+
+    fn upload_call(&self, method: Method, url: Url, body: Body) -> Call {
+        let ours = self.is_ours(&url);
         let mut call = Call::new(method, url, self.scopes()).header(CONTENT_TYPE, OCTETS).body(body);
         call.authorize = ours;
         // A session has a state; sending the same again is decided above, not below.
@@ -133,37 +166,45 @@ impl Repository {
         call
     }
 
-    async fn send_whole(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
-        let session = self.session(descriptor.digest).await?;
-        self.finish(session, descriptor.digest, Body::of(source, descriptor)).await
+    /// Sends a part of an upload, wherever it leads. What is sent as a stream is not sent again by the HTTP client.
+    async fn upload(&self, call: Call, what: BlobDigest) -> Result<Response, Error> {
+        let mut call = call;
+        for _ in 0..MAX_REDIRECTS {
+            let response = self.origin.host.send(&call).await?;
+            match (response.status(), location(&response)) {
+                (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, Some(elsewhere)) => {
+                    call.authorize = self.is_ours(&elsewhere);
+                    call.url = elsewhere;
+                }
+                _ => return Ok(response),
+            }
+        }
+        Err(Error::protocol(self.blob_label(what), "the upload is redirected again and again"))
     }
 
     async fn finish(&self, mut session: Url, digest: BlobDigest, body: Body) -> Result<(), Error> {
         session.query_pairs_mut().append_pair("digest", &digest.to_string());
-        for _ in 0..MAX_REDIRECTS {
-            let response = self.origin.host.send(&self.upload_call(Method::PUT, session, body.clone())).await?;
-            match (response.status(), location(&response)) {
-                (status, _) if status.is_success() => return Ok(()),
-                // What is sent as a stream is not sent again by the HTTP client.
-                (StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT, Some(elsewhere)) => {
-                    session = elsewhere;
-                }
-                _ => return self.refused(self.blob_label(digest), &Method::PUT, response).await,
-            }
+        let response = self.upload(self.upload_call(Method::PUT, session, body), digest).await?;
+        if response.status().is_success() {
+            return Ok(());
         }
-        Err(Error::protocol(self.blob_label(digest), "the upload is redirected again and again"))
+        self.refused(self.blob_label(digest), &Method::PUT, response).await
     }
 
     /// Sends a blob in chunks from the start, for registries known to sit behind a limit on bodies.
     pub async fn push_blob_in_chunks(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
-        check_size(descriptor, source).await?;
-        let _slot = self.slot(source).await;
-        self.send_chunks(descriptor, source).await
+        self.send_blob(descriptor, source, true).await
     }
 
-    async fn send_chunks(&self, descriptor: &Descriptor, source: &BlobSource) -> Result<(), Error> {
-        let mut session = self.session(descriptor.digest).await?;
-        let (mut sent, mut failures) = (0, 0);
+    /// `used` is how much of the patience is used up; a chunk that arrives gives back what was used for it.
+    async fn send_chunks(
+        &self,
+        mut session: Url,
+        descriptor: &Descriptor,
+        source: &BlobSource,
+        used: &mut u32,
+    ) -> Result<(), Error> {
+        let (mut sent, before) = (0, *used);
         let mut chunks = Chunks { source, blob: descriptor, open: None };
         while sent < descriptor.size {
             let chunk = chunks.read(sent, CHUNK.min(descriptor.size - sent)).await?;
@@ -172,10 +213,10 @@ impl Repository {
             let call = self
                 .upload_call(Method::PATCH, session.clone(), Body::Bytes(Arc::new(chunk)))
                 .header(CONTENT_RANGE, &range);
-            let error = match self.origin.host.send(&call).await {
+            let error = match self.upload(call, descriptor.digest).await {
                 Ok(response) if response.status().is_success() => {
                     session = location(&response).unwrap_or(session);
-                    (sent, failures) = (sent + length, 0);
+                    (sent, *used) = (sent + length, before);
                     continue;
                 }
                 Ok(response) => {
@@ -186,13 +227,12 @@ impl Repository {
                 }
                 Err(error) => error,
             };
-            failures += 1;
-            match self.retry.pause(failures, None) {
-                Some(pause) if may_pass(&error) => tokio::time::sleep(pause).await,
-                _ => return Err(error),
+            match self.patience_after(used, &error) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
             }
             // Where the registry stands decides; if it cannot say, all starts anew with another session.
-            let Some((place, arrived)) = self.upload_status(&session).await? else { return Err(error) };
+            let Ok(Some((place, arrived))) = self.upload_status(&session).await else { return Err(error) };
             (session, sent) = (place, arrived);
         }
         self.finish(session, descriptor.digest, Body::Empty).await
@@ -238,34 +278,10 @@ impl Destination for Repository {
         Box::pin(self.find_blob(descriptor, elsewhere))
     }
     fn push_blob<'a>(&'a self, descriptor: &'a Descriptor, source: BlobSource) -> Answer<'a, ()> {
-        Box::pin(async move { self.send_blob(descriptor, &source).await })
+        Box::pin(async move { self.send_blob(descriptor, &source, false).await })
     }
     fn push_manifest<'a>(&'a self, document: &'a Document, tag: Option<&'a str>) -> Answer<'a, ()> {
         Box::pin(self.send_manifest(document, tag))
-    }
-}
-
-/// Whether the same may succeed a little later.
-fn may_pass(error: &Error) -> bool {
-    match error {
-        Error::Transport { source, .. } => !source.is_builder(),
-        Error::Silent { .. } => true,
-        Error::Status { status, .. } => {
-            status.is_server_error() || matches!(status.as_u16(), 404 | 408 | 413 | 416 | 429)
-        }
-        // An upload session that is gone.
-        Error::NotFound(_) => true,
-        Error::Denied { .. }
-        | Error::Offline(_)
-        | Error::Blocked(_)
-        | Error::Digest { .. }
-        | Error::Size { .. }
-        | Error::TooLarge { .. }
-        | Error::Manifest { .. }
-        | Error::Credential(_)
-        | Error::Options { .. }
-        | Error::Protocol { .. }
-        | Error::Io(_) => false,
     }
 }
 

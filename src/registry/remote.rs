@@ -67,3 +67,11 @@ pub enum BlobSource {
     /// Another repository: the bytes pass through memory, a little at a time.
     Remote(Arc<dyn Remote>),
 }
+
+/// A small blob, whole; one that came damaged is asked for once more.
+pub async fn small_blob(from: &dyn Remote, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>, Error> {
+    match from.blob(descriptor).await?.bytes(limit).await {
+        Err(error) if error.is_damage() => from.blob(descriptor).await?.bytes(limit).await,
+        done => done,
+    }
+}

@@ -2,17 +2,18 @@
 //!
 //! Mirrors are tried first and never trusted more than the origin: whatever they fail at, the origin is asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use rbuild_cache::digest::BlobDigest;
-use reqwest::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use rbuild_cache::digest::{BlobDigest, Sha256};
+use reqwest::header::{ACCEPT, CONTENT_TYPE};
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
 use super::blob::{BlobStream, Source};
 use super::challenge::Scopes;
+use super::download::{Download, Place};
 use super::error::Error;
 use super::host::{Call, Host};
 use super::options::{GoodFor, Retry};
@@ -96,33 +97,36 @@ impl Endpoint {
         }
     }
 
+    /// A document. What came damaged or not whole is asked for again.
     async fn document(&self, selector: &Selector, what: &str) -> Result<Document, Error> {
-        let mut response = self.get(Method::GET, &format!("manifests/{selector}"), manifest::ACCEPT, what).await?;
+        let mut used = 0;
+        loop {
+            let response = self.get(Method::GET, &format!("manifests/{selector}"), manifest::ACCEPT, what).await?;
+            let error = match self.read(response, selector, what).await {
+                Ok(document) => return Ok(document),
+                Err(error) => error,
+            };
+            match self.host.shared.retry.after(&mut used, &error) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    async fn read(&self, response: Response, selector: &Selector, what: &str) -> Result<Document, Error> {
         let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let claimed = digest_header(&response);
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.host.piece(&Method::GET, &mut response).await? {
-            if (bytes.len() + chunk.len()) as u64 > MAX_MANIFEST {
-                return Err(Error::TooLarge { what: what.to_owned(), limit: MAX_MANIFEST });
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        let document = Document::new(bytes, media_type.as_deref()).map_err(|error| Error::manifest(what, error))?;
+        let bytes = self.host.read(response, MAX_MANIFEST, what).await?;
         let expected = match selector {
             Selector::Digest(digest) => Some(*digest),
             Selector::Tag(_) => claimed,
         };
+        // Before it is read: what is damaged need not make sense.
+        let found = BlobDigest(Sha256::of(&bytes));
         match expected {
-            Some(expected) if expected != document.digest() => {
-                Err(Error::Digest { what: what.to_owned(), expected, found: document.digest() })
-            }
-            _ => Ok(document),
+            Some(expected) if expected != found => Err(Error::Digest { what: what.to_owned(), expected, found }),
+            _ => Document::new(bytes, media_type.as_deref()).map_err(|error| Error::manifest(what, error)),
         }
-    }
-
-    async fn download(&self, digest: BlobDigest, what: &str, retry: Retry) -> Result<Download, Error> {
-        let url = self.url(&format!("blobs/{digest}")).await?;
-        Download::open(self, url, true, what.to_owned(), retry).await
     }
 }
 
@@ -152,9 +156,14 @@ impl Repository {
         }
     }
 
+    /// The mirrors that are still to be asked.
+    fn mirrors(&self) -> impl Iterator<Item = &Endpoint> {
+        self.mirrors.iter().filter(|mirror| mirror.host.is_trusted())
+    }
+
     async fn resolve_selector(&self, selector: &Selector) -> Result<BlobDigest, Error> {
         let what = self.label(selector);
-        for mirror in self.mirrors.iter().filter(|mirror| mirror.serves(selector)) {
+        for mirror in self.mirrors().filter(|mirror| mirror.serves(selector)) {
             if let Ok(found) = mirror.resolve(selector, &what).await {
                 return Ok(found);
             }
@@ -164,7 +173,7 @@ impl Repository {
 
     async fn fetch_manifest(&self, selector: &Selector) -> Result<Document, Error> {
         let what = self.label(selector);
-        for mirror in self.mirrors.iter().filter(|mirror| mirror.serves(selector)) {
+        for mirror in self.mirrors().filter(|mirror| mirror.serves(selector)) {
             if let Ok(found) = mirror.document(selector, &what).await {
                 return Ok(found);
             }
@@ -176,27 +185,17 @@ impl Repository {
         // Never fails: the semaphore is never closed.
         let slot = self.slots.clone().acquire_owned().await.ok();
         let what = self.label(&Selector::Digest(descriptor.digest));
-        let stream = |download| BlobStream::new(what.clone(), descriptor, Source::Http(Box::new(download)), slot);
-        for mirror in &self.mirrors {
-            if let Ok(download) = mirror.download(descriptor.digest, &what, self.retry).await {
-                return Ok(stream(download));
-            }
+        let endpoints = self.mirrors().chain([&self.origin]);
+        let mut places: VecDeque<_> = endpoints.map(|e| Place::Blob(e.clone(), descriptor.digest)).collect();
+        // Layers that registries may not hold have other addresses in their descriptor.
+        let elsewhere = descriptor.urls.iter().filter_map(|text| Url::parse(text).ok());
+        for url in elsewhere.filter(|url| matches!(url.scheme(), "http" | "https")) {
+            let mut call = Call::new(Method::GET, url, Scopes::pull(&self.origin.path));
+            call.authorize = false;
+            places.push_back(Place::Url(self.origin.host.clone(), call));
         }
-        match self.origin.download(descriptor.digest, &what, self.retry).await {
-            Ok(download) => Ok(stream(download)),
-            Err(error) => self.open_elsewhere(descriptor, &what).await.map(stream).ok_or(error),
-        }
-    }
-
-    /// Layers that registries may not hold have other addresses in their descriptor.
-    async fn open_elsewhere(&self, descriptor: &Descriptor, what: &str) -> Option<Download> {
-        let urls = descriptor.urls.iter().filter_map(|text| Url::parse(text).ok());
-        for url in urls.filter(|url| matches!(url.scheme(), "http" | "https")) {
-            if let Ok(download) = Download::open(&self.origin, url, false, what.to_owned(), self.retry).await {
-                return Some(download);
-            }
-        }
-        None
+        let download = Download::open(places, what.clone(), self.retry).await?;
+        Ok(BlobStream::new(what, descriptor, Source::Http(Box::new(download)), slot))
     }
 }
 
@@ -214,86 +213,4 @@ impl Remote for Repository {
     fn blob<'a>(&'a self, descriptor: &'a Descriptor) -> Answer<'a, BlobStream> {
         Box::pin(self.open_blob(descriptor))
     }
-}
-
-/// A download that goes on where it broke off.
-pub(super) struct Download {
-    host: Arc<Host>,
-    call: Call,
-    what: String,
-    response: Option<Response>,
-    /// Bytes at the start of `response` that we have already, because the server ignored the range asked for.
-    skip: u64,
-    retry: Retry,
-    failures: u32,
-}
-
-impl Download {
-    async fn open(endpoint: &Endpoint, url: Url, authorize: bool, what: String, retry: Retry) -> Result<Self, Error> {
-        let mut call = Call::new(Method::GET, url, Scopes::pull(&endpoint.path));
-        call.authorize = authorize;
-        Self::of(endpoint.host.clone(), call, what, retry).await
-    }
-
-    /// The download that `call` asks `host` for.
-    pub(super) async fn of(host: Arc<Host>, call: Call, what: String, retry: Retry) -> Result<Self, Error> {
-        let mut download = Self { host, call, what, response: None, skip: 0, retry, failures: 0 };
-        download.connect(0).await?;
-        Ok(download)
-    }
-
-    /// Asks for the bytes from `received` on.
-    async fn connect(&mut self, received: u64) -> Result<(), Error> {
-        self.call.headers.remove(RANGE);
-        if received > 0 {
-            self.call.headers.insert(RANGE, format!("bytes={received}-").parse().expect("digits are header text"));
-        }
-        let response = self.host.send(&self.call).await?;
-        self.skip = match response.status() {
-            StatusCode::PARTIAL_CONTENT if starts_at(&response, received) => 0,
-            StatusCode::OK => received,
-            _ => return Err(self.host.refusal("pull", self.what.clone(), &Method::GET, response).await),
-        };
-        self.response = Some(response);
-        Ok(())
-    }
-
-    /// The next bytes after `received` of `size`, connecting again as often as patience allows.
-    pub(super) async fn next(&mut self, received: u64, size: u64) -> Result<Option<Vec<u8>>, Error> {
-        loop {
-            let Some(response) = self.response.as_mut() else {
-                self.connect(received).await?;
-                continue;
-            };
-            let failure = match self.host.piece(&Method::GET, response).await {
-                Ok(Some(chunk)) => {
-                    let skipped = self.skip.min(chunk.len() as u64);
-                    self.skip -= skipped;
-                    let new = if skipped == 0 { chunk } else { chunk[skipped as usize..].to_vec() };
-                    if new.is_empty() {
-                        continue;
-                    }
-                    self.failures = 0;
-                    return Ok(Some(new));
-                }
-                // Too short: servers behind proxies end like this when the connection behind them breaks.
-                Ok(None) if received < size => None,
-                Ok(None) => return Ok(None),
-                Err(error) => Some(error),
-            };
-            self.response = None;
-            self.failures += 1;
-            let Some(pause) = self.retry.pause(self.failures, None) else {
-                let short = Error::Size { what: self.what.clone(), expected: size, found: received };
-                return Err(failure.unwrap_or(short));
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-}
-
-/// Whether a 206 answer starts where it was asked to.
-fn starts_at(response: &Response, position: u64) -> bool {
-    let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    range.strip_prefix("bytes ").and_then(|range| range.split('-').next()?.parse().ok()) == Some(position)
 }

@@ -13,6 +13,8 @@ as_root_and_rootless! {
     mirrors_and_blocks
     without_a_network
     newer_falls_back
+    a_registry_that_hangs_is_given_up
+    errors_say_what_to_do
 }
 
 /// Runs rbuild with its config in the rig, and something on stdin.
@@ -210,4 +212,43 @@ fn newer_falls_back(who: Who) {
     assert!(refused.contains("failed to do request"), "{refused}");
     rig.build(&["--pull=never", &context]);
     rig.build(&[&context]);
+}
+
+fn a_registry_that_hangs_is_given_up(who: Who) {
+    let rig = Rig::new(who);
+    // It takes connections and requests, and never says a word.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let address = mute.local_addr().expect("address").to_string();
+    let (name, timeout) = (format!("{address}/app:1"), ["--registry-timeout", "1"]);
+    rig.ok(&["tag", "busybox", &name]);
+    let context = rig.dockerfile(&format!("FROM {address}/base\nRUN true\n"));
+    for args in [&["build", &context][..], &["pull", &name], &["push", &name], &["registry", "tags", &name]] {
+        let log = rig.fails(&[args, &timeout].concat());
+        assert!(log.contains(&format!("http://{address}/v2/")) && log.contains("nothing moved for 1 s"), "{log}");
+        assert!(log.contains("help: ") && log.contains("--registry-timeout"), "{log}");
+    }
+}
+
+fn errors_say_what_to_do(who: Who) {
+    let (Some(closed), Some(open)) = (Server::start_as(Access::Password), Server::start()) else { return };
+    let rig = Rig::new(who);
+    let login = format!("help: nothing is known about who you are at {0}: `rbuild login {0}`", closed.address);
+    let name = closed.name("app:1");
+    rig.ok(&["tag", "busybox", &name]);
+    let context = rig.dockerfile(&format!("FROM {name}\nRUN true\n"));
+    for args in
+        [&["build", "--pull", &context][..], &["pull", &name], &["push", &name], &["registry", "ls", &closed.address]]
+    {
+        let log = rig.fails(args);
+        assert!(log.contains(&login), "{args:?}: {log}");
+    }
+    let pushing = rig.dockerfile("FROM busybox\n");
+    let log = rig.fails(&["build", "-t", &name, "--push", &pushing]);
+    assert!(log.contains(&login), "{log}");
+    // Nothing of that name is another thing than nobody there.
+    let log = rig.fails(&["pull", &open.name("none:1")]);
+    assert!(log.contains(&format!("{}: not found", open.name("none:1"))) && !log.contains("help:"), "{log}");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("port").to_string();
+    let log = rig.fails(&["registry", "tags", &format!("{nobody}/x")]);
+    assert!(log.contains(&format!("help: nobody listens at {nobody}")), "{log}");
 }

@@ -2,6 +2,8 @@
 //! a well-behaved registry never does. Listens on loopback only.
 
 mod exporting;
+mod faults;
+mod proxy;
 mod pulling;
 mod server;
 
@@ -277,11 +279,24 @@ fn downloads_go_on_where_they_broke_off() {
         let from = seen.header("range").map_or(0, |r| r[6..r.len() - 1].parse::<usize>().expect("a number"));
         let reply = if from == 0 { Reply::new(200, data.clone()) } else { Reply::new(206, &data[from..]) };
         let reply = reply.with("content-range", format!("bytes {from}-{}/{}", data.len() - 1, data.len()));
-        if n < 5 { reply.cut(15_000) } else { reply }
+        if n < 5 { reply.cut(17_000) } else { reply }
     });
     assert_eq!(fetch(&repository, &layer(&body)).expect("complete"), body);
     let ranges: Vec<_> = server.requests().iter().map(|seen| seen.header("range").is_some()).collect();
     assert_eq!(ranges, [false, true, true, true, true, true], "progress counts anew, so five breaks are not too many");
+}
+
+#[test]
+fn a_byte_at_a_time_is_no_progress() {
+    let body = noise(100_000);
+    let data = body.clone();
+    let (server, repository) = blob_server(move |seen, n| {
+        let from = seen.header("range").map_or(0, |r| r[6..r.len() - 1].parse::<usize>().expect("a number"));
+        assert_eq!(from, n, "it goes on where it was");
+        Reply::new(206, &data[from..]).with("content-range", format!("bytes {from}-/{}", data.len())).cut(1)
+    });
+    assert!(fetch(&repository, &layer(&body)).is_err());
+    assert_eq!(server.lines().len(), 4, "the first and three more");
 }
 
 #[test]
@@ -447,7 +462,8 @@ fn wrong_passwords_are_an_error_and_not_anonymous() {
         with_credentials(&format!(r#"{{"auths":{{"{}":{{"username":"u","password":"p"}}}}}}"#, server.address));
     let repository = open(options, &format!("{}/x", server.address));
     let error = run(async { repository.resolve(&tag("a")).await }).expect_err("refused").to_string();
-    assert!(error.contains("failed to fetch oauth token: 401 Unauthorized"), "{error}");
+    assert!(error.contains("401 Unauthorized"), "{error}");
+    assert!(error.contains("failed to fetch oauth token: unexpected status from token request to http://"), "{error}");
 }
 
 #[test]

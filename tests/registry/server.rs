@@ -107,11 +107,16 @@ pub(crate) struct Seen {
     pub(crate) method: String,
     /// With query.
     pub(crate) path: String,
-    headers: Vec<(String, String)>,
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
 
 impl Seen {
+    /// How long its body is to be.
+    pub(crate) fn length(&self) -> usize {
+        self.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0)
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
@@ -201,6 +206,14 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Seen>>, script: &dyn Fn(&Seen, usize
 }
 
 fn read_request(reader: &mut impl std::io::BufRead) -> Option<Seen> {
+    let mut seen = read_head(reader)?;
+    seen.body.resize(seen.length(), 0);
+    reader.read_exact(&mut seen.body).ok()?;
+    Some(seen)
+}
+
+/// A request without its body, which is still to be read.
+pub(crate) fn read_head(reader: &mut impl std::io::BufRead) -> Option<Seen> {
     // A TLS hello: this is a plain server, hang up as one would.
     if reader.fill_buf().ok()?.first() == Some(&0x16) {
         return None;
@@ -216,11 +229,7 @@ fn read_request(reader: &mut impl std::io::BufRead) -> Option<Seen> {
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let mut seen = Seen { method, path, headers, body: Vec::new() };
-    let length = seen.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
-    seen.body.resize(length, 0);
-    reader.read_exact(&mut seen.body).ok()?;
-    Some(seen)
+    Some(Seen { method, path, headers, body: Vec::new() })
 }
 
 /// The files below a directory, for looking into layouts.

@@ -1,6 +1,8 @@
-//! `--registry-mirror`, `--insecure-registry`, `--registry-ca` and `--offline` as decided: the files are read here.
+//! `--registry-mirror`, `--insecure-registry`, `--registry-ca`, `--registry-timeout` and `--offline` as decided: the files
+//! are read here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{RequestError, os_words, usage};
 use crate::cli::args_registry::RegistryArgs;
@@ -12,6 +14,8 @@ use crate::registry::{HostOptions, Options};
 pub struct RegistryRequest {
     hosts: BTreeMap<String, HostOptions>,
     ca: Vec<Vec<u8>>,
+    /// How long nothing may move.
+    timeout: Option<Duration>,
     /// Ask nobody.
     pub offline: bool,
 }
@@ -19,7 +23,8 @@ pub struct RegistryRequest {
 impl RegistryRequest {
     /// Decides on everything `args` leaves open.
     pub fn new(args: &RegistryArgs, env: &Env) -> Result<Self, RequestError> {
-        let mut request = Self { offline: args.offline, ..Self::default() };
+        let timeout = args.registry_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+        let mut request = Self { offline: args.offline, timeout, ..Self::default() };
         for text in &args.registry_mirror {
             let (host, mirror) = match text.split_once('=') {
                 Some((host, mirror)) => (self::host("--registry-mirror", host)?, mirror),
@@ -61,6 +66,7 @@ impl RegistryRequest {
             known.mirrors.splice(0..0, wanted.mirrors.iter().cloned());
         }
         options.ca.extend(self.ca.iter().cloned());
+        options.retry.silence = self.timeout.unwrap_or(options.retry.silence);
         options.offline |= self.offline;
     }
 }
@@ -97,6 +103,7 @@ mod tests {
             registry_mirror: texts(&["m.example", "a.example:5000=http://m.example/a"]),
             insecure_registry: texts(&["https://b.example/"]),
             registry_ca: texts(&["ca.pem", "b.example=ca.pem"]),
+            registry_timeout: Some(7),
             offline: false,
         };
         let mut options = Options::default();
@@ -105,6 +112,7 @@ mod tests {
         assert_eq!(options.hosts["docker.io"].mirrors, ["m.example", "old.example"]);
         assert_eq!(options.hosts["a.example:5000"].mirrors, ["http://m.example/a"]);
         assert!(options.hosts["b.example"].insecure);
+        assert_eq!(options.retry.silence, Duration::from_secs(7));
         assert_eq!((options.ca.len(), options.hosts["b.example"].ca.len()), (1, 1));
 
         let error = |args: RegistryArgs| RegistryRequest::new(&args, &env).expect_err("refused").to_string();

@@ -23,12 +23,12 @@ use url::Url;
 use super::blob::{BlobStream, Source};
 use super::body::Body;
 use super::challenge::Scopes;
+use super::download::{Download, Place};
 use super::error::{Error, shown};
-use super::host::{Call, Host};
+use super::host::{Call, Host, retry_after};
 use super::options::Retry;
 use super::push::check_size;
 use super::remote::{Answer, BlobSource, Destination, Remote, Selector};
-use super::repository::Download;
 use crate::oci::manifest::{Descriptor, Document, MAX_MANIFEST};
 use signature::escaped;
 
@@ -197,7 +197,7 @@ impl Bucket {
     }
 
     async fn refused(&self, ask: &Ask<'_>, response: Response) -> Error {
-        let (status, url) = (response.status(), shown(response.url()));
+        let (status, url, retry_after) = (response.status(), shown(response.url()), retry_after(&response));
         // HEAD answers say no reason.
         let text = self.host.read_limited(response).await.unwrap_or_default();
         let reason = reason(&String::from_utf8_lossy(&text));
@@ -206,24 +206,17 @@ impl Bucket {
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
                 let action = if ask.method == Method::GET || ask.method == Method::HEAD { "pull" } else { "push" };
                 let message = format!("{action} access denied: {status}{reason}");
-                Error::Denied { what: self.label(ask.key), message }
+                Error::Denied { what: self.label(ask.key), message, help: None }
             }
-            status => Error::Status { method: ask.method.to_string(), url, status, message: reason },
+            status => Error::Status { method: ask.method.to_string(), url, status, message: reason, retry_after },
         }
     }
 
     async fn read(&self, selector: &Selector) -> Result<Document, Error> {
         let key = self.name.key_of(selector);
         let what = self.label(&key);
-        let mut response = self.send(Ask::new(Method::GET, &key)).await?;
-        let mut bytes = Vec::new();
-        let url = response.url().clone();
-        while let Some(chunk) = response.chunk().await.map_err(|error| Error::transport(&Method::GET, &url, error))? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > MAX_MANIFEST {
-                return Err(Error::TooLarge { what, limit: MAX_MANIFEST });
-            }
-        }
+        let response = self.send(Ask::new(Method::GET, &key)).await?;
+        let bytes = self.host.read(response, MAX_MANIFEST, &what).await?;
         if let Selector::Digest(expected) = selector {
             let found = BlobDigest(Sha256::of(&bytes));
             if found != *expected {
@@ -238,7 +231,8 @@ impl Bucket {
         let key = self.name.key_of_blob(descriptor.digest);
         let what = self.label(&key);
         let call = self.call(&Ask::new(Method::GET, &key))?;
-        let download = Download::of(self.host.clone(), call, what.clone(), self.retry).await?;
+        let place = Place::Url(self.host.clone(), call);
+        let download = Download::open([place].into(), what.clone(), self.retry).await?;
         Ok(BlobStream::new(what, descriptor, Source::Http(Box::new(download)), slot))
     }
 

@@ -52,8 +52,8 @@ pub(super) fn registry(command: &RegistryCommand, env: &Env) -> Done {
 
 /// Public registries do not let everybody list everything.
 fn no_catalog(host: &str, failure: Failure) -> Failure {
-    let help = format!("help: not every registry tells what it has; {host} may want a login, or never tell\n");
-    failure.after(help)
+    let help = format!("not every registry tells what it has; {host} may want a login, or never tell");
+    if failure.before.is_empty() { failure.helped(Some(help)) } else { failure }
 }
 
 /// `rbuild manifest`

@@ -66,6 +66,25 @@ fn deep_nesting() {
     }
 }
 
+/// Values in values multiply; found by the fuzz target for expansion.
+#[test]
+fn values_have_an_end() {
+    let million = "x".repeat(1 << 20);
+    let env = |name: &str| match name {
+        "P" => Some("/usr/local/lib/*.so".to_owned()),
+        "M" => Some(million.clone()),
+        _ => None,
+    };
+    let too_long = |word: &str| {
+        let fault = in_time("values in values", || expand(word, &env, '\\')).unwrap_err();
+        assert!(fault.reason.contains("more than 16777216 bytes"), "{fault}");
+    };
+    too_long(&format!("{}z{}", "${P///".repeat(40), "}".repeat(40)));
+    too_long(&format!("${{M//x/{}}}", r"\$0".repeat(1000)));
+    too_long(&"$M".repeat(40));
+    assert_eq!(expand(&"$M".repeat(10), &env, '\\').unwrap().text.len(), 10 << 20);
+}
+
 #[test]
 fn many_heredocs() {
     let text = format!("FROM a\n{}", "COPY <<A <<B /x/\na\nA\nb\nB\n".repeat(20_000));

@@ -82,8 +82,8 @@ impl Pattern {
     }
 
     /// `value` with every match replaced. Here `replacement` is a template as in Go's regexp package: `$0` is the match,
-    /// `$$` a dollar sign, any other `$name` is empty.
-    pub(super) fn replace_all(&self, value: &str, replacement: &str) -> String {
+    /// `$$` a dollar sign, any other `$name` is empty. `None` when that would make more than `limit` bytes.
+    pub(super) fn replace_all(&self, value: &str, replacement: &str, limit: usize) -> Option<String> {
         let chars: Vec<char> = value.chars().collect();
         let mut out = String::new();
         let (mut from, mut search) = (0, 0);
@@ -93,7 +93,7 @@ impl Pattern {
             out.extend(&chars[from..start]);
             // An empty match right behind a match is none.
             if end > start || previous_end != Some(start) {
-                fill_template(&mut out, replacement, &chars[start..end]);
+                fill_template(&mut out, replacement, &chars[start..end], limit)?;
             }
             from = end;
             previous_end = Some(end);
@@ -108,7 +108,7 @@ impl Pattern {
             }
         }
         out.extend(&chars[from..]);
-        out
+        Some(out)
     }
 
     /// The leftmost match at or after `from`, the longest there.
@@ -167,9 +167,13 @@ fn piece_at(piece: &[Atom], chars: &[char], at: usize) -> bool {
     })
 }
 
-fn fill_template(out: &mut String, template: &str, matched: &[char]) {
+/// Appends `template` with the match put in. `None` when `out` got more than `limit` bytes.
+fn fill_template(out: &mut String, template: &str, matched: &[char], limit: usize) -> Option<()> {
     let mut rest = template;
     while let Some(at) = rest.find('$') {
+        if out.len() > limit {
+            return None;
+        }
         out.push_str(&rest[..at]);
         rest = &rest[at + 1..];
         if let Some(after) = rest.strip_prefix('$') {
@@ -188,6 +192,7 @@ fn fill_template(out: &mut String, template: &str, matched: &[char]) {
         }
     }
     let _ = write!(out, "{rest}");
+    (out.len() <= limit).then_some(())
 }
 
 /// `name` or `{name}` at the start of `text`, and what follows.
@@ -246,7 +251,7 @@ mod tests {
             ("a\nb", "*", "x", "x\nb", "x\nx"),
         ] {
             assert_eq!(p(pattern).replace_first(value, with), first, "{value}/{pattern}/{with}");
-            assert_eq!(p(pattern).replace_all(value, with), all, "{value}//{pattern}/{with}");
+            assert_eq!(p(pattern).replace_all(value, with, 1000).as_deref(), Some(all), "{value}//{pattern}/{with}");
         }
     }
 

@@ -169,6 +169,10 @@ struct Machine<'a> {
     result: Expanded,
 }
 
+/// How many bytes an expansion may have. Replacements in replacements, and variables made of variables, multiply: without an
+/// end a line of a hundred bytes fills the memory. No process could be given a variable this long.
+const MAX_EXPANDED: usize = 16 << 20;
+
 const MISSING_BRACE: &str = "syntax error: missing '}'";
 
 impl<'a> Machine<'a> {
@@ -376,8 +380,7 @@ impl<'a> Machine<'a> {
                 self.out.push_str(variable.value.as_deref().unwrap_or_default());
             }
         }
-        self.value_done();
-        Ok(())
+        self.value_done()
     }
 
     fn braced(&mut self) -> Result<(), String> {
@@ -398,8 +401,7 @@ impl<'a> Machine<'a> {
                 } else {
                     self.out.push_str(variable.value.as_deref().unwrap_or_default());
                 }
-                self.value_done();
-                Ok(())
+                self.value_done()
             }
             ':' => {
                 let Some(operator) = self.next() else { return Err(MISSING_BRACE.into()) };
@@ -471,15 +473,14 @@ impl<'a> Machine<'a> {
                 let value = variable.value.unwrap_or_default();
                 let replacement = &self.out[start..];
                 let replaced = if all {
-                    parsed.replace_all(&value, replacement)
+                    parsed.replace_all(&value, replacement, MAX_EXPANDED).ok_or_else(too_long)?
                 } else {
                     parsed.replace_first(&value, replacement)
                 };
                 self.put(start, &replaced);
             }
         }
-        self.value_done();
-        Ok(())
+        self.value_done()
     }
 
     fn close_argument(&mut self, variable: Variable, colon: bool, operator: char, start: usize) -> Result<(), String> {
@@ -530,14 +531,18 @@ impl<'a> Machine<'a> {
     }
 
     /// Notes the blanks in the value of a `$` that stands by itself: they split words.
-    fn value_done(&mut self) {
+    fn value_done(&mut self) -> Result<(), String> {
+        if self.out.len() > MAX_EXPANDED {
+            return Err(too_long());
+        }
         if self.frames.len() > 1 || self.frame().in_double {
-            return;
+            return Ok(());
         }
         if let Some(start) = self.splitting_from.take() {
             let blanks = self.out[start..].char_indices().filter(|(_, c)| c.is_whitespace());
             self.result.breaks.extend(blanks.map(|(at, _)| start + at));
         }
+        Ok(())
     }
 
     fn look_up(&mut self, name: String) -> Variable {
@@ -576,6 +581,10 @@ fn is_digit(c: char) -> bool {
 
 fn unsupported(colon: bool, operator: char) -> String {
     format!("unsupported modifier ({}{operator}) in substitution", if colon { ":" } else { "" })
+}
+
+fn too_long() -> String {
+    format!("the value has more than {MAX_EXPANDED} bytes")
 }
 
 fn invalid_pattern(pattern: &str, why: &str) -> String {

@@ -90,7 +90,10 @@ pub fn graph(plan: &Plan, format: GraphFormat) -> String {
         GraphFormat::Mermaid => {
             let mut out = "flowchart TD\n".to_owned();
             for id in plan.steps.node_indices() {
-                let name = plan.steps[id].name.replace('#', "#35;").replace('"', "#quot;").replace('\n', "<br/>");
+                // Labels are HTML there.
+                let name = [("#", "#35;"), ("\"", "#quot;"), ("<", "#lt;"), (">", "#gt;"), ("\n", "<br/>")]
+                    .iter()
+                    .fold(plan.steps[id].name.clone(), |name, (sign, shown)| name.replace(sign, shown));
                 let _ = writeln!(out, "  s{}[\"{name}\"]", id.index());
             }
             for (input, step, parent) in arrows(plan) {

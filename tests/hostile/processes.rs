@@ -19,20 +19,23 @@ as_root_and_rootless! {
 /// After this long nothing will happen any more, however busy the machine is; what would not end by itself takes longer.
 const HUNG: Duration = Duration::from_secs(300);
 
-/// What does not want to end. All are started in the background by a shell that says so first.
-const STUBBORN: [&str; 6] = [
-    // Forks for ever; a limit keeps the machine alive.
-    "ulimit -u 400 2>/dev/null; f() { while true; do f & sleep 0.01; done; }; echo begun; f",
-    "trap '' TERM INT HUP QUIT PIPE; echo begun; while true; do sleep 1000; done",
-    "for i in 1 2 3 4 5; do setsid sh -c 'trap \"\" TERM HUP; while true; do sleep 1000; done' & done; echo begun; sleep 1000",
-    "echo begun; while true; do echo flood; done",
-    "echo begun; sh -c 'kill -STOP $$'; kill -STOP $$; sleep 1000",
-    "echo begun; exec dd if=/dev/zero of=/dev/null bs=1M",
+/// What does not want to end, and as whom. Each says "begun" first.
+const STUBBORN: [(&str, &str); 6] = [
+    // Forks for ever. The limit that keeps the machine alive holds for everybody but the machine's root.
+    ("1234", "f() { while true; do f & sleep 0.01; done; }; f & echo begun; exec sleep 1000"),
+    ("0", "trap '' TERM INT HUP QUIT PIPE; echo begun; while true; do sleep 1000; done"),
+    (
+        "0",
+        "for i in 1 2 3 4 5; do setsid sh -c 'trap \"\" TERM HUP; while true; do sleep 1000; done' & done; echo begun; sleep 1000",
+    ),
+    ("0", "echo begun; while true; do echo flood; done"),
+    ("0", "echo begun; sh -c 'kill -STOP $$'; kill -STOP $$; sleep 1000"),
+    ("0", "echo begun; exec dd if=/dev/zero of=/dev/null bs=1M"),
 ];
 
 /// A build of a step that says "begun", stopped by `signal` once it has said so.
-fn stopped(rig: &Rig, script: &str, signal: &str) -> Output {
-    let text = format!("FROM busybox\nENV RIG={}\nRUN {script}\n", rig.token());
+fn stopped(rig: &Rig, (user, script): (&str, &str), signal: &str) -> Output {
+    let text = format!("FROM busybox\nENV RIG={}\nUSER {user}\nRUN {script}\n", rig.token());
     let context = rig.dockerfile(&text);
     let log = rig.path("log");
     let mut command = rig.command(&["build", "--no-cache", "--progress=plain", "--ulimit=nproc=800", &context]);

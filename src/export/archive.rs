@@ -85,9 +85,13 @@ impl Exporter {
             let file = self.blob_file(blob, vertex)?;
             begin(&mut tar, &blob_name(digest), blob.descriptor.size)?;
             // As long as it goes on; a size that is not the descriptor's is an error of the next entry.
-            while tar.data_from(file.file(), COPIED_AT_ONCE).map_err(ExportError::Stream)? == COPIED_AT_ONCE {
+            loop {
+                let copied = tar.data_from(file.file(), COPIED_AT_ONCE).map_err(ExportError::Stream)?;
+                sent.more(copied);
+                if copied < COPIED_AT_ONCE {
+                    break;
+                }
                 self.cancel.check()?;
-                sent.more(COPIED_AT_ONCE);
             }
         }
         for (digest, bytes) in files {

@@ -7,8 +7,10 @@ set -euo pipefail
 packages=(busybox-static gcc libc6-dev)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)
 if [ "${1:-}" != minimal ]; then
-    packages+=(debootstrap docker-registry skopeo umoci crun buildah pigz uidmap git python3 zstd xz-utils bzip2 curl
-               ca-certificates openssh-client util-linux procps attr bsdutils qemu-user-static)
+    packages+=(debootstrap docker-registry skopeo umoci crun buildah podman pigz uidmap git python3 zstd xz-utils bzip2
+               curl ca-certificates openssh-client util-linux procps attr bsdutils qemu-user-static)
+    # With containerd and runc. Docker's own packages bring them too, and do not go together with Debian's.
+    PATH="$PATH:/usr/sbin" command -v dockerd >/dev/null || packages+=(docker.io)
 fi
 
 missing=()
@@ -27,6 +29,12 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
     echo "setup: installing ${missing[*]}" >&2
     "${as_root[@]}" apt-get update -qq
+    # No service is started by being installed: the tests start their own, on directories and sockets of their own.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap '"${as_root[@]}" rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin "$policy"
+    fi
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 if ! command -v cargo >/dev/null; then

@@ -9,6 +9,7 @@ mod commands;
 mod contained;
 mod crash;
 mod debian;
+mod engines;
 mod forms;
 mod image;
 mod keys;

@@ -6,8 +6,9 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::as_root_and_rootless;
+use crate::engines::Podman;
 use crate::image::Image;
-use crate::rig::{Rig, Who, finish, installed, present, start, succeed};
+use crate::rig::{Rig, Who, finish, installed, start, succeed};
 use crate::traces;
 
 as_root_and_rootless! {
@@ -80,53 +81,11 @@ fn docker_archive(who: Who) {
         );
         assert_eq!(Image::read(&copy).files["/r"].content, b"r\n");
     }
-    if who == Who::Root && present("podman") {
+    if who == Who::Root && installed("podman") {
         let podman = Podman::new(&rig);
         let loaded = podman.call(&["load", "-q", "-i", &tar]);
         let name = loaded.split([',', '\n']).find_map(|word| word.trim().strip_prefix("Loaded image: "));
         assert_eq!(podman.run(name.unwrap_or_else(|| panic!("no name in {loaded}"))), "r\n");
-    }
-}
-
-/// podman with a storage of its own, so that nothing of the machine's is touched.
-struct Podman {
-    root: String,
-    run: String,
-}
-
-impl Podman {
-    fn new(rig: &Rig) -> Self {
-        Self { root: rig.arg("podman-root"), run: rig.arg("podman-run") }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = without_second_cgroups("podman");
-        command.args(["--root", &self.root, "--runroot", &self.run, "--storage-driver=vfs"]);
-        command.args(["--cgroup-manager=cgroupfs", "--events-backend=none"]).args(args);
-        command
-    }
-
-    fn call(&self, args: &[&str]) -> String {
-        succeed(&mut self.command(args))
-    }
-
-    fn run(&self, image: &str) -> String {
-        self.call(&[
-            "run",
-            "--rm",
-            "--network=none",
-            "--cgroups=disabled",
-            "--ulimit=nofile=1024:1024",
-            "--ulimit=nproc=1024:1024",
-            "--pull=never",
-            image,
-        ])
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        let _ = self.command(&["system", "reset", "--force"]).output();
     }
 }
 
@@ -241,7 +200,7 @@ pub(crate) fn start_by_crun(rig: &Rig, image: &str) -> String {
 
 /// A program in a mount namespace where cgroups of the second version do not lie below those of the first: crun wants one or
 /// the other, and cgroups are not what is looked at.
-fn without_second_cgroups(program: &str) -> Command {
+pub(crate) fn without_second_cgroups(program: &str) -> Command {
     let mut command = Command::new("unshare");
     let script = "umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$0\" \"$@\"";
     command.args(["--mount", "sh", "-c", script, program]);

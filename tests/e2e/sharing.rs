@@ -109,7 +109,7 @@ pub(crate) fn signal(pid: u32, name: &str) {
 
 /// Waits for something another process does.
 #[track_caller]
-pub(crate) fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..3000 {
         if done() {
             return;

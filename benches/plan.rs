@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rbuild::dockerfile::parse;
 use rbuild::oci::platform::Platform;
-use rbuild::plan::{Facts, ImageFacts, PlanOptions, Planned, plan};
+use rbuild::plan::{Facts, ImageFacts, Needs, PlanOptions, Planned, plan};
 use rbuild::source::Source;
 use rbuild_cache::digest::{DiffId, Sha256};
 
@@ -52,7 +52,7 @@ fn measure(text: &str, rounds: usize) -> ((Duration, Duration), (Duration, Durat
     let options = PlanOptions::new(Platform::new("linux", "amd64", ""));
     let file = parse(Source::new("Dockerfile", text)).expect("the file is good");
     let mut facts = Facts::new();
-    while let Planned::Needs(requests) = plan(&file, &options, &facts).expect("the file is good") {
+    while let Planned::Needs(Needs::Images(requests)) = plan(&file, &options, &facts).expect("the file is good") {
         for request in requests {
             let image = image(&request.reference);
             facts.answer(&request, image);

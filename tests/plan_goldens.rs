@@ -5,7 +5,8 @@
 //!
 //! `options.json`: `target`, `platform`, `multi_platform`, `build_args`, `labels`, `no_cache` (true or stage names),
 //! `network`, `named_contexts` (`"files"` or an image), `all_stages`, `allowed_bases`, and `images`: reference → config (fields of the OCI
-//! config, `layers`: how many). An image that is not listed is a plain one with one layer. `show`: which parts of the answer
+//! config, `layers`: how many). An image that is not listed is a plain one with one layer.
+//! `source_time`: seconds, what is answered when the time of a source is asked for. `show`: which parts of the answer
 //! are in `expected.txt` (`plan`, `names`, `history`, `config`, `env`, `lints`, `outline`, `targets`, `dot`, `mermaid`,
 //! `svg`, `json`); without it `names`, `history` and `lints`.
 
@@ -20,8 +21,8 @@ use rbuild::plan::allowed::AllowedBases;
 use rbuild::plan::dump::{GraphFormat, dump, graph};
 use rbuild::plan::graph::{Network, Op, Plan};
 use rbuild::plan::{
-    Checked, Facts, ImageFacts, ImageRequest, NamedContext, NoCache, Outlined, PlanOptions, Planned, check, outline,
-    plan,
+    Checked, Facts, ImageFacts, ImageRequest, NamedContext, Needs, NoCache, Outlined, PlanOptions, Planned, SourceTime,
+    check, outline, plan,
 };
 use rbuild::source::Source;
 use rbuild_cache::digest::{DiffId, Sha256};
@@ -75,9 +76,7 @@ fn nothing_the_parser_accepts_is_too_much_for_the_plan() {
                 assert!(round < MAX_ROUNDS, "asks too often");
                 match check(&file, &decided, &facts) {
                     Checked::Done { .. } => break,
-                    Checked::Needs(requests) => {
-                        requests.iter().for_each(|request| facts.answer(request, image(request, &Value::Null)));
-                    }
+                    Checked::Needs(needs) => answer_all(&mut facts, &needs),
                 }
             }
             if let Ok(Planned::Plan(plan, _)) = plan(&file, &decided, &facts) {
@@ -99,11 +98,21 @@ fn long_files_are_planned_quickly() {
         let decided = plan_options(&Value::Null);
         let mut facts = Facts::new();
         let started = std::time::Instant::now();
-        let Ok(Planned::Needs(requests)) = plan(&file, &decided, &facts) else { panic!("the base is not known") };
-        requests.iter().for_each(|request| facts.answer(request, image(request, &Value::Null)));
+        let Ok(Planned::Needs(needs)) = plan(&file, &decided, &facts) else { panic!("the base is not known") };
+        answer_all(&mut facts, &needs);
         let Ok(Planned::Plan(plan, _)) = plan(&file, &decided, &facts) else { panic!("the base is known") };
         assert!(plan.steps.node_count() >= 3000);
         assert!(started.elapsed().as_secs() < 10, "took {:?}", started.elapsed());
+    }
+}
+
+/// Plain answers to all that is asked.
+fn answer_all(facts: &mut Facts, needs: &Needs) {
+    match needs {
+        Needs::Time(request) => facts.answer_time(request, SourceTime { seconds: None }),
+        Needs::Images(requests) => {
+            requests.iter().for_each(|request| facts.answer(request, image(request, &Value::Null)));
+        }
     }
 }
 
@@ -129,7 +138,12 @@ fn answer(text: &str, options: &Value) -> String {
                 out.extend(faults.iter().map(|fault| format!("{}\n", fault.render())));
                 return out;
             }
-            Ok(Planned::Needs(requests)) => {
+            Ok(Planned::Needs(Needs::Time(request))) => {
+                let _ = writeln!(out, "{} (line {})", request.vertex, request.lines.first);
+                let _ = writeln!(out, "  {:?}", request.source);
+                facts.answer_time(&request, SourceTime { seconds: options["source_time"].as_i64() });
+            }
+            Ok(Planned::Needs(Needs::Images(requests))) => {
                 for request in requests {
                     let _ = writeln!(out, "{} ({}, {:?})", request.vertex, request.platform, request.purpose);
                     if let Some(suggestion) = &request.suggestion {

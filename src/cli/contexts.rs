@@ -126,10 +126,10 @@ impl Inputs {
             Some(text) => Source::new("Dockerfile", text),
             None => dockerfile(&request.dockerfile, &inputs.trees, far.get(MAIN), &reach)?,
         };
-        // Seconds are told without looking at any context.
+        // What is given is seconds, or names whose time is asked for; what the Dockerfile says may be any name.
         let given = arg(EPOCH);
-        let asked = if given.is_empty() { inputs.source.text.contains(EPOCH) } else { given.parse::<i64>().is_err() };
-        for (name, source) in far.iter().filter(|_| asked) {
+        let declared = given.is_empty() && inputs.source.text.contains(EPOCH);
+        for (name, source) in far.iter().filter(|(name, _)| declared || *name == given) {
             let epoch = source.get()?.epoch;
             match inputs.plan.named_contexts.get_mut(name) {
                 Some(context) => *context = NamedContext::Files { epoch },

@@ -21,7 +21,7 @@ use crate::fetch::{Access, FetchError, Fetched, Fetcher};
 use crate::plan::git_context;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 use crate::transfer::forest::Forest;
-use crate::transfer::{Filter, Node, Tree, TreeError, Want};
+use crate::transfer::{Node, Tree, TreeError, Want};
 
 /// The only file of a context that is no archive, as BuildKit calls it.
 pub(super) const FILE: &str = "context";
@@ -166,7 +166,7 @@ impl Reach {
             let scratch = self.store.scratch().map_err(|e| Unavailable::new(e.to_string()))?;
             let tree =
                 TarContext::read(Box::new(file), scratch, self.now).map_err(|e| Unavailable::new(e.to_string()))?;
-            let epoch = fetched.last_modified.or_else(|| newest(&tree));
+            let epoch = fetched.last_modified.or_else(|| tree.newest());
             Ok(Far { tree: Arc::new(tree), epoch, dockerfile: None })
         })
     }
@@ -225,13 +225,6 @@ fn git_fault(error: &GitError, doing: &str) -> Unavailable {
         GitError::Cancelled(cancelled) => Unavailable::new(cancelled.to_string()),
         other => Unavailable { message: format!("{doing}{other}"), help: other.help() },
     }
-}
-
-/// The time of the newest file.
-fn newest(tree: &TarContext) -> Option<i64> {
-    let walked = tree.walk(&LayerPath::root(), &Filter::all()).ok()?;
-    let files = walked.iter().map(|w| &w.node.entry).filter(|entry| matches!(entry.kind, Kind::File { .. }));
-    files.map(|entry| entry.meta.mtime).max()
 }
 
 /// A context of one downloaded file.

@@ -10,7 +10,7 @@ use rbuild_cache::{Scratch, ScratchReader};
 use super::{Absence, TreeError, Want};
 use crate::tar::entry::{Entry, Kind, LayerPath};
 use crate::transfer::forest::Forest;
-use crate::transfer::{Node, TransferError, Tree, archive};
+use crate::transfer::{Filter, Node, TransferError, Tree, archive};
 
 /// An archive as a tree.
 #[derive(Debug)]
@@ -25,6 +25,13 @@ impl TarContext {
         let nodes = archive::unpack_all(input, &mut scratch, now)?;
         let contents = scratch.finish().map_err(TransferError::Spool)?;
         Ok(Self { nodes, contents })
+    }
+
+    /// The time of its newest file.
+    pub fn newest(&self) -> Option<i64> {
+        let walked = self.walk(&LayerPath::root(), &Filter::all()).ok()?;
+        let files = walked.iter().map(|w| &w.node.entry).filter(|entry| matches!(entry.kind, Kind::File { .. }));
+        files.map(|entry| entry.meta.mtime).max()
     }
 }
 

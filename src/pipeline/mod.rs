@@ -7,6 +7,7 @@ mod bases;
 mod error;
 pub mod notes;
 mod resolve;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

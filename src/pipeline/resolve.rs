@@ -1,6 +1,6 @@
 //! Loop 1: plan, find the images the plan asks for, plan again.
 //!
-//! Configs only; no layer is fetched here.
+//! Configs only; no layer is fetched here. The time of a source is [`time`](super::time)'s to find.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::event::Outcome;
 use crate::oci::platform::Platform;
 use crate::plan::graph::Plan;
-use crate::plan::{self, Facts, ImageFacts, ImageRequest, PlanOptions, Planned};
+use crate::plan::{self, Facts, ImageFacts, ImageRequest, Needs, PlanOptions, Planned};
 use crate::source::Span;
 
 /// ONBUILD triggers may ask for images whose triggers ask for images; nobody nests deeper.
@@ -26,8 +26,8 @@ pub type Resolution = (Plan, Vec<Lint>, BTreeMap<String, Image>);
 pub enum Asked<T> {
     /// The answer.
     Answer(T),
-    /// Configs of these images are needed first.
-    Needs(Vec<ImageRequest>),
+    /// This is needed first.
+    Needs(Needs),
 }
 
 /// Plans until nothing is missing.
@@ -57,7 +57,11 @@ pub fn resolve<T>(
     for _ in 0..MAX_ROUNDS {
         let requests = match ask(&facts).map_err(BuildError::Dockerfile)? {
             Asked::Answer(answer) => return Ok((answer, images)),
-            Asked::Needs(requests) => requests,
+            Asked::Needs(Needs::Time(request)) => {
+                facts.answer_time(&request, super::time::find(world, file, &request)?);
+                continue;
+            }
+            Asked::Needs(Needs::Images(requests)) => requests,
         };
         let answers = ask_all(world, spec, requests);
         world.cancel.check()?;

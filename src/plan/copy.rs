@@ -2,6 +2,7 @@
 
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast;
+use crate::plan::facts::TimeSource;
 use crate::plan::fold::{Here, StageFold};
 use crate::plan::graph::{Chmod, Copy, CopySource, From, GitSource, InlineFile, Op};
 use crate::plan::remote::{self, Source};
@@ -115,6 +116,24 @@ fn file_name(delimiter: &str) -> Result<String, String> {
         0 => Err(format!("open {delimiter:?}: is a directory: the delimiter of a heredoc is the name of its file")),
         1 => Ok(String::from_utf8_lossy(path.name()).into_owned()),
         _ => Err(format!("open {path}: no such file or directory: the delimiter of a heredoc is the name of its file")),
+    }
+}
+
+/// What an ADD of this one source takes from elsewhere, by its expanded words; `None` if that is a path.
+pub(crate) fn remote_source(
+    text: &str,
+    checksum: Option<String>,
+    keep_git_dir: Option<bool>,
+) -> Result<Option<TimeSource>, String> {
+    let checksum = checksum.filter(|text| !text.is_empty());
+    let options = Options { chown: None, chmod: None, checksum, keep_git_dir, unpack: None };
+    match source(text, &From::Scratch, &options, true)? {
+        CopySource::Path { .. } | CopySource::Inline(_) => Ok(None),
+        CopySource::Http { url, checksum, .. } => {
+            check_checksum(&options, &[text.to_owned()])?;
+            Ok(Some(TimeSource::Http { url, checksum }))
+        }
+        CopySource::Git(git) => Ok(Some(TimeSource::Git(git))),
     }
 }
 

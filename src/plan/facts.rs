@@ -1,16 +1,61 @@
-//! What the plan must know of the world: configs of images. The caller looks them up and asks again.
+//! What the plan must know of the world: configs of images, the time of a source. The caller looks them up and asks again.
 //!
 //! Opens nothing; an image that does not exist is the caller's error to report, with what the request carries.
 
 use std::collections::BTreeMap;
 
 use crate::oci::config::ImageConfig;
-use crate::source::Lines;
+use crate::plan::graph::GitSource;
+use crate::source::{Lines, Span};
 
-/// Image configs known so far, by reference and platform as the requests named them.
+/// What is known so far: image configs by reference and platform as the requests named them, and times by what they are of.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     images: BTreeMap<(String, String), ImageFacts>,
+    times: Vec<(TimeSource, SourceTime)>,
+}
+
+/// What must be known before there is a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Configs of these images. ONBUILD triggers may ask for more then.
+    Images(Vec<ImageRequest>),
+    /// The time that stands for `SOURCE_DATE_EPOCH`; images are asked for when it is known.
+    Time(TimeRequest),
+}
+
+/// A question: when the source of the stage that `SOURCE_DATE_EPOCH` names last changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeRequest {
+    /// What the stage adds.
+    pub source: TimeSource,
+    /// The name of the progress line.
+    pub vertex: String,
+    /// The stage's FROM line, for the error's excerpt.
+    pub span: Span,
+    /// Its lines.
+    pub lines: Lines,
+}
+
+/// A source that has a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimeSource {
+    /// What an address gives: `Last-Modified`, or the time of the newest file if it is an archive.
+    Http {
+        /// The address.
+        url: String,
+        /// Expected digest text.
+        checksum: Option<String>,
+    },
+    /// A repository: the time of the commit.
+    Git(GitSource),
+}
+
+/// When a source last changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceTime {
+    /// In seconds; `None` if the source does not tell.
+    pub seconds: Option<i64>,
 }
 
 /// A resolved image.
@@ -68,6 +113,16 @@ impl Facts {
     /// Notes an image under the names a request would use.
     pub fn insert(&mut self, reference: &str, platform: &str, image: ImageFacts) {
         self.images.insert((reference.to_owned(), platform.to_owned()), image);
+    }
+
+    /// Notes the answer to a request for a time.
+    pub fn answer_time(&mut self, request: &TimeRequest, time: SourceTime) {
+        self.times.push((request.source.clone(), time));
+    }
+
+    /// What is known of a source's time.
+    pub(crate) fn time(&self, source: &TimeSource) -> Option<SourceTime> {
+        self.times.iter().find(|(known, _)| known == source).map(|(_, time)| *time)
     }
 
     /// What is known of an image.

@@ -1,6 +1,7 @@
 //! Dockerfile, options and facts to a plan: a graph of steps that make files, and the image they end in.
 //!
-//! Pure. When the config of an image is missing, [`plan`] *returns what it needs* and is called again; it never asks anybody.
+//! Pure. When the config of an image or the time of a source is missing, [`plan`] *returns what it needs* and is called again; it
+//! never asks anybody.
 //! The way through: `scope` (global ARGs) → `stage` (names) → `reach` (what the target needs) → `base` and `fold`
 //! (instructions of a stage onto its state, with `run`, `copy`, `config`) → `steps` (the graph). Nothing here knows how a step is run, stored
 //! or keyed, except that [`key`] says which facts of a step are its identity.
@@ -35,7 +36,7 @@ mod svg;
 
 use std::collections::BTreeSet;
 
-pub use facts::{Facts, ImageFacts, ImageRequest, Purpose};
+pub use facts::{Facts, ImageFacts, ImageRequest, Needs, Purpose, SourceTime, TimeRequest, TimeSource};
 pub use options::{Ignored, NamedContext, NoCache, PlanOptions};
 pub use remote::git_context;
 
@@ -43,6 +44,7 @@ use crate::diagnostic::{Diagnostic, headline};
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::dockerfile::lint::{lint_instructions, lint_stages};
 use crate::dockerfile::rules::{Pass, Rule, in_order};
+use epoch::Epoch;
 use fold::Fold;
 use graph::{HistoryDraft, ImageDraft, Plan};
 use outline::Outline;
@@ -56,8 +58,8 @@ use stage::Stages;
 pub enum Planned {
     /// Everything is known. The findings are all there are, the parser's among them.
     Plan(Plan, Vec<Lint>),
-    /// Configs of these images are missing; ask again with them in the facts. ONBUILD triggers may ask for more then.
-    Needs(Vec<ImageRequest>),
+    /// This is missing; ask again with it in the facts.
+    Needs(Needs),
 }
 
 /// The answer of [`outline()`].
@@ -66,7 +68,7 @@ pub enum Outlined {
     /// Everything is known.
     Outline(Outline),
     /// As in [`Planned::Needs`].
-    Needs(Vec<ImageRequest>),
+    Needs(Needs),
 }
 
 /// The answer of [`check`].
@@ -82,15 +84,18 @@ pub enum Checked {
         faults: Vec<Diagnostic>,
     },
     /// As in [`Planned::Needs`].
-    Needs(Vec<ImageRequest>),
+    Needs(Needs),
 }
 
 /// Plans the build of one platform.
 pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<Planned, Vec<Diagnostic>> {
     let mut lints = Vec::new();
-    let inputs = Inputs::new(file, options, facts, &mut lints)?;
+    let inputs = match Inputs::gather(file, options, facts, &mut lints)? {
+        Start::Needs(time) => return Ok(Planned::Needs(Needs::Time(time))),
+        Start::Ready(inputs) => inputs,
+    };
     Ok(match inputs.fold(&mut lints)? {
-        Folded::Needs(missing) => Planned::Needs(missing),
+        Folded::Needs(missing) => Planned::Needs(Needs::Images(missing)),
         Folded::Done(fold, target, reached) => {
             inputs.add_text_lints(&reached, &mut lints);
             inputs.advise(&reached, &mut lints);
@@ -105,12 +110,18 @@ pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked
     let all_stages = options.target.as_deref().is_none_or(str::is_empty);
     let options = PlanOptions { all_stages, ..options.clone() };
     let (mut lints, mut notes) = (Vec::new(), None);
-    let checked = Inputs::new(file, &options, facts, &mut lints).and_then(|inputs| match inputs.fold(&mut lints)? {
-        Folded::Needs(missing) => Ok(Some(missing)),
-        Folded::Done(_, _, reached) => {
-            inputs.add_text_lints(&reached, &mut lints);
-            notes = Some(inputs.advise(&reached, &mut lints));
-            inputs.refuse_lints(&lints).map(|()| None)
+    let checked = Inputs::gather(file, &options, facts, &mut lints).and_then(|start| {
+        let inputs = match start {
+            Start::Needs(time) => return Ok(Some(Needs::Time(time))),
+            Start::Ready(inputs) => inputs,
+        };
+        match inputs.fold(&mut lints)? {
+            Folded::Needs(missing) => Ok(Some(Needs::Images(missing))),
+            Folded::Done(_, _, reached) => {
+                inputs.add_text_lints(&reached, &mut lints);
+                notes = Some(inputs.advise(&reached, &mut lints));
+                inputs.refuse_lints(&lints).map(|()| None)
+            }
         }
     });
     let faults = match checked {
@@ -132,7 +143,7 @@ pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked
 pub fn check_without_images(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>) {
     let mut lints = Vec::new();
     // Faults were reported before any image was asked for.
-    let _ = Inputs::new(file, options, &Facts::new(), &mut lints);
+    let _ = Inputs::gather(file, options, &Facts::new(), &mut lints);
     let (of_text, notes) = check_text(file, options);
     lints.extend(of_text);
     in_order(&mut lints);
@@ -165,9 +176,12 @@ fn check_text(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>
 /// What a target can be given (`--call=outline`).
 pub fn outline(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<Outlined, Vec<Diagnostic>> {
     let mut lints = Vec::new();
-    let inputs = Inputs::new(file, options, facts, &mut lints)?;
+    let inputs = match Inputs::gather(file, options, facts, &mut lints)? {
+        Start::Needs(time) => return Ok(Outlined::Needs(Needs::Time(time))),
+        Start::Ready(inputs) => inputs,
+    };
     Ok(match inputs.fold(&mut lints)? {
-        Folded::Needs(missing) => Outlined::Needs(missing),
+        Folded::Needs(missing) => Outlined::Needs(Needs::Images(missing)),
         Folded::Done(fold, target, reached) => {
             inputs.add_text_lints(&reached, &mut lints);
             inputs.advise(&reached, &mut lints);
@@ -192,6 +206,13 @@ struct Inputs<'a> {
     stages: Stages<'a>,
 }
 
+/// How far one comes before any image is asked for.
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
+enum Start<'a> {
+    Needs(TimeRequest),
+    Ready(Inputs<'a>),
+}
+
 /// How far folding came.
 #[expect(clippy::large_enum_variant, reason = "there is one, and it is taken apart at once")]
 enum Folded<'i> {
@@ -200,18 +221,21 @@ enum Folded<'i> {
 }
 
 impl<'a> Inputs<'a> {
-    fn new(
+    fn gather(
         file: &'a Dockerfile,
         options: &PlanOptions,
         facts: &'a Facts,
         lints: &mut Vec<Lint>,
-    ) -> Result<Self, Vec<Diagnostic>> {
+    ) -> Result<Start<'a>, Vec<Diagnostic>> {
         lint::build_arg_is_readable(file, options).map_err(one)?;
         lint::default_base_names(file, options, lints);
         let mut globals = Globals::new(file, options).map_err(one)?;
-        let (epoch, options) = epoch::resolve(file, options, &mut globals).map_err(one)?;
+        let (epoch, options) = match epoch::resolve(file, options, facts, &mut globals).map_err(one)? {
+            Epoch::Needs(time) => return Ok(Start::Needs(time)),
+            Epoch::Resolved(epoch, options) => (epoch, options),
+        };
         let stages = Stages::new(file, &options, &globals, lints)?;
-        Ok(Self { file, facts, options, epoch, globals, stages })
+        Ok(Start::Ready(Self { file, facts, options, epoch, globals, stages }))
     }
 
     /// Folds what the target needs, or says what must be known for that.

@@ -5,6 +5,7 @@
 mod add_git;
 mod add_http;
 mod contexts;
+mod epoch;
 mod hostile;
 mod server;
 mod world;

@@ -149,11 +149,16 @@ pub fn headline(faults: &[Diagnostic]) -> Option<&Diagnostic> {
     faults.iter().find(|fault| fault.is_of_shape()).or_else(|| faults.first())
 }
 
-/// All faults in the order of their lines, with carets.
-pub fn render_all(faults: &[Diagnostic]) -> String {
+/// All faults in the order of their lines; those of the whole file first.
+pub fn in_order(faults: &[Diagnostic]) -> Vec<&Diagnostic> {
     let mut sorted: Vec<&Diagnostic> = faults.iter().collect();
     sorted.sort_by_key(|fault| (fault.lines.map_or(0, |lines| lines.first), fault.span.start));
-    sorted.iter().map(|fault| fault.render() + "\n").collect::<String>()
+    sorted
+}
+
+/// All faults in order, with carets.
+pub fn render_all(faults: &[Diagnostic]) -> String {
+    in_order(faults).into_iter().map(|fault| fault.render() + "\n").collect()
 }
 
 impl fmt::Display for Diagnostic {

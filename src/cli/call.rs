@@ -92,11 +92,12 @@ fn check(
     if let Err(fault) = pipeline::refuse_other_frontend(spec) {
         return Ok((answers::Report { faults: vec![fault], ..report }, None));
     }
-    let (file, faults) = dockerfile::read(spec.source.clone());
-    if !faults.is_empty() {
-        let lints = plan::check_unreadable(&file, spec.plan, &faults);
+    let reading = dockerfile::read(spec.source.clone());
+    if !reading.faults.is_empty() {
+        let (lints, faults) = plan::check_unreadable(&reading, spec.plan);
         return Ok((answers::Report { lints, faults, ..report }, None));
     }
+    let file = reading.file;
     let ask = |facts: &Facts| {
         Ok(match plan::check(&file, spec.plan, facts) {
             Checked::Done { lints, notes, faults } => Asked::Answer((lints, notes, faults)),

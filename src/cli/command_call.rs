@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::diagnostic::{Diagnostic, excerpt, headline};
+use crate::diagnostic::{Diagnostic, excerpt, headline, in_order};
 use crate::dockerfile::ast::Lint;
 use crate::dockerfile::rules::Rule;
 use crate::event::Place;
@@ -77,7 +77,7 @@ pub(super) fn check_json(report: &Report) -> String {
         out.insert("buildError".to_owned(), error(fault));
     }
     if faults.len() > 1 {
-        out.insert("buildErrors".to_owned(), faults.iter().map(error).collect());
+        out.insert("buildErrors".to_owned(), in_order(faults).into_iter().map(error).collect());
     }
     format!("{:#}\n", Value::Object(out))
 }
@@ -131,7 +131,7 @@ pub(super) fn sarif(report: &Report, path: &str) -> String {
     };
     let mut results: Vec<Value> = by_line(&report.lints).map(result("warning")).collect();
     results.extend(by_line(&report.notes).map(result("note")));
-    results.extend(report.faults.iter().map(|fault| {
+    results.extend(in_order(&report.faults).into_iter().map(|fault| {
         let (line, column) = fault_position(fault);
         let region = json!({ "startLine": line, "startColumn": column });
         let text = fault.help.as_ref().map_or(fault.text.clone(), |help| format!("{} ({help})", fault.text));
@@ -155,7 +155,7 @@ pub(super) fn github(report: &Report, path: &str) -> String {
             let _ = writeln!(out, "::{level} file={file},line={first},endLine={last},title={}::{message}", lint.rule);
         }
     }
-    for fault in &report.faults {
+    for fault in in_order(&report.faults) {
         let (line, column) = fault_position(fault);
         let help = fault.help.as_ref().map_or(String::new(), |help| format!("\nhelp: {help}"));
         let (file, message) = (property(path), text(&format!("{}{help}", fault.text)));

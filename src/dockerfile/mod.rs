@@ -31,32 +31,56 @@ use crate::source::{Lines, Source, Span};
 
 /// Reads a whole file. On failure all its faults are reported, in the order of their lines.
 pub fn parse(source: Arc<Source>) -> Result<Dockerfile, Vec<Diagnostic>> {
-    let (file, faults) = read(source);
+    let Reading { file, faults, .. } = read(source);
     if faults.is_empty() { Ok(file) } else { Err(faults) }
 }
 
-/// Reads what can be read of a file, and says what cannot, in the order of the lines.
-pub fn read(source: Arc<Source>) -> (Dockerfile, Vec<Diagnostic>) {
+/// A file as far as it could be read.
+#[derive(Debug)]
+pub struct Reading {
+    /// The instructions that could be read.
+    pub file: Dockerfile,
+    /// What is wrong with the others, in the order of their lines.
+    pub faults: Vec<Diagnostic>,
+    /// What is therefore not known of the file.
+    pub lost: Lost,
+}
+
+/// What nobody can know of a file because of instructions that could not be read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lost {
+    /// The line of the last FROM that could not be read. What its stage is called and holds is not known.
+    pub stage: Option<u32>,
+    /// Something before the first FROM could not be read: it may have been an ARG.
+    pub globals: bool,
+}
+
+/// Reads what can be read of a file, and says what cannot.
+pub fn read(source: Arc<Source>) -> Reading {
     let mut reader = Reader { source: &source, splitter: Splitter::new(&source), faults: Vec::new() };
     let mut global_args = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
-    let (mut any, mut in_stage, mut lost) = (false, false, false);
+    let (mut any, mut stray, mut lost) = (false, false, Lost::default());
+    // Whether the FROM above could be read; what follows one that could not is of no known stage.
+    let mut readable = true;
     while let Some(read) = reader.next() {
         any = true;
         match read {
             Read::Stage(stage) => {
                 stages.push(*stage);
-                in_stage = true;
+                readable = true;
             }
-            // What follows belongs to the stage that could not be read.
-            Read::BadStage => in_stage = true,
-            Read::BadInstruction => {}
+            Read::BadStage(line) => {
+                lost.stage = Some(line);
+                readable = false;
+            }
+            Read::BadInstruction => lost.globals |= readable && stages.is_empty(),
+            Read::Instruction(_) if !readable => {}
             Read::Instruction(instruction) => match stages.last_mut() {
                 Some(stage) => stage.instructions.push(*instruction),
-                None if in_stage => {}
                 None if matches!(instruction.kind, InstructionKind::Arg(_)) => global_args.push(*instruction),
                 None => {
-                    if !lost {
+                    if !stray {
                         let text = "no build stage in current context";
                         let (span, lines) = (instruction.span, instruction.lines);
                         reader.faults.push(
@@ -67,12 +91,20 @@ pub fn read(source: Arc<Source>) -> (Dockerfile, Vec<Diagnostic>) {
                             .with_help("only ARG may come before the first FROM"),
                         );
                     }
-                    lost = true;
+                    stray = true;
                 }
             },
         }
     }
     let Reader { splitter, mut faults, .. } = reader;
+    // A heredoc of an instruction that could not be read may have been read as instructions.
+    let may_have_body = |fault: &Diagnostic| {
+        fault.lines.is_some_and(|lines| (lines.first..=lines.last).any(|line| source.line(line).contains("<<")))
+    };
+    if !splitter.faults.is_empty() || faults.iter().any(may_have_body) {
+        // Where instructions begin and end is in doubt.
+        lost = Lost { stage: Some(u32::MAX), globals: true };
+    }
     faults.extend(splitter.faults.iter().map(|fault| of_split(&source, fault)));
     faults.sort_by_key(|fault| fault.lines.map_or(u32::MAX, |lines| lines.first));
     if faults.is_empty() && stages.is_empty() {
@@ -85,7 +117,7 @@ pub fn read(source: Arc<Source>) -> (Dockerfile, Vec<Diagnostic>) {
         });
     }
     let (directives, lints) = (splitter.directives, splitter.lints);
-    (Dockerfile { source, directives, global_args, stages, lints }, faults)
+    Reading { file: Dockerfile { source, directives, global_args, stages, lints }, faults, lost }
 }
 
 /// Reads the text of an ONBUILD trigger: one instruction, with backslash as escape, heredocs included. Faults point into
@@ -103,7 +135,7 @@ pub fn parse_trigger(text: &str) -> Result<Vec<Instruction>, Vec<Diagnostic>> {
         count += 1;
         match read {
             Read::Instruction(instruction) => instructions.push(*instruction),
-            Read::Stage(_) | Read::BadStage => stage = true,
+            Read::Stage(_) | Read::BadStage(_) => stage = true,
             Read::BadInstruction => {}
         }
     }
@@ -133,7 +165,8 @@ struct Reader<'a> {
 enum Read {
     Stage(Box<Stage>),
     Instruction(Box<Instruction>),
-    BadStage,
+    /// With its line.
+    BadStage(u32),
     BadInstruction,
 }
 
@@ -142,7 +175,7 @@ impl<'a> Reader<'a> {
         let mut line = self.splitter.next_line()?;
         let escape = self.splitter.directives.escape;
         let is_from = line.text.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("from"));
-        let bad = if is_from { Read::BadStage } else { Read::BadInstruction };
+        let bad = if is_from { Read::BadStage(line.lines.first) } else { Read::BadInstruction };
         let bodies = match self.bodies(&mut line, escape) {
             Ok(bodies) => bodies,
             Err(fault) => {

@@ -39,8 +39,8 @@ use crate::fetch::Fetcher;
 use crate::image;
 use crate::layers::Layers;
 use crate::oci::platform::Platform;
-use crate::plan::PlanOptions;
 use crate::plan::graph::{From, Op, Plan, StepId};
+use crate::plan::{self, PlanOptions};
 use crate::snapshot::{Copied, Snapshots};
 use crate::source::Source;
 use crate::transfer::Tree;
@@ -335,10 +335,14 @@ pub fn refuse_other_frontend(spec: &Spec<'_>) -> Result<(), Diagnostic> {
     frontend::refuse_other(&spec.source, given)
 }
 
-/// Parses the Dockerfile if it is written for us.
+/// Parses the Dockerfile if it is written for us. What is wrong with the plan of the rest is told with what cannot be read.
 pub fn parse(spec: &Spec<'_>) -> Result<Dockerfile, BuildError> {
     refuse_other_frontend(spec).map_err(|fault| BuildError::Dockerfile(vec![fault]))?;
-    dockerfile::parse(spec.source.clone()).map_err(BuildError::Dockerfile)
+    let reading = dockerfile::read(spec.source.clone());
+    if reading.faults.is_empty() {
+        return Ok(reading.file);
+    }
+    Err(BuildError::Dockerfile(plan::all_faults(&reading, spec.plan)))
 }
 
 /// BuildKit sends contexts; we read them in place, and show the line its users look for.

@@ -82,6 +82,7 @@ pub fn resolve<T>(
         }
         if !faults.is_empty() {
             faults.sort_by_key(|fault| fault.lines);
+            faults.extend(plan::faults_without_images(file, spec.plan));
             return Err(BuildError::Dockerfile(faults));
         }
     }

@@ -15,6 +15,7 @@ mod env;
 mod epoch;
 mod expose;
 mod facts;
+mod faults;
 mod fold;
 mod gotext;
 pub mod graph;
@@ -37,6 +38,7 @@ mod svg;
 use std::collections::BTreeSet;
 
 pub use facts::{Facts, ImageFacts, ImageRequest, Needs, Purpose, SourceTime, TimeRequest, TimeSource};
+pub use faults::{all_faults, faults_without_images};
 pub use options::{Ignored, NamedContext, NoCache, PlanOptions};
 pub use remote::git_context;
 
@@ -44,6 +46,7 @@ use crate::diagnostic::{Diagnostic, headline};
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::dockerfile::lint::{lint_instructions, lint_stages};
 use crate::dockerfile::rules::{Pass, Rule, in_order};
+use crate::dockerfile::{Lost, Reading};
 use epoch::Epoch;
 use fold::Fold;
 use graph::{HistoryDraft, ImageDraft, Plan};
@@ -94,7 +97,7 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<P
         Start::Needs(time) => return Ok(Planned::Needs(Needs::Time(time))),
         Start::Ready(inputs) => inputs,
     };
-    Ok(match inputs.fold(&mut lints)? {
+    Ok(match inputs.fold(facts, &mut lints)? {
         Folded::Needs(missing) => Planned::Needs(Needs::Images(missing)),
         Folded::Done(fold, target, reached) => {
             inputs.add_text_lints(&reached, &mut lints);
@@ -107,15 +110,14 @@ pub fn plan(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Result<P
 
 /// Looks for findings and faults (`--check`): without a target in all stages. Findings come out beside faults.
 pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked {
-    let all_stages = options.target.as_deref().is_none_or(str::is_empty);
-    let options = PlanOptions { all_stages, ..options.clone() };
+    let options = check_options(options);
     let (mut lints, mut notes) = (Vec::new(), None);
     let checked = Inputs::gather(file, &options, facts, &mut lints).and_then(|start| {
         let inputs = match start {
             Start::Needs(time) => return Ok(Some(Needs::Time(time))),
             Start::Ready(inputs) => inputs,
         };
-        match inputs.fold(&mut lints)? {
+        match inputs.fold(facts, &mut lints)? {
             Folded::Needs(missing) => Ok(Some(Needs::Images(missing))),
             Folded::Done(_, _, reached) => {
                 inputs.add_text_lints(&reached, &mut lints);
@@ -139,6 +141,12 @@ pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked
     Checked::Done { lints, notes, faults }
 }
 
+/// Without a target all stages are looked at.
+fn check_options(options: &PlanOptions) -> PlanOptions {
+    let all_stages = options.target.as_deref().is_none_or(str::is_empty);
+    PlanOptions { all_stages, ..options.clone() }
+}
+
 /// Findings of the rules that need no image, and notes, as in [`Checked::Done`].
 pub fn check_without_images(file: &Dockerfile, options: &PlanOptions) -> (Vec<Lint>, Vec<Lint>) {
     let mut lints = Vec::new();
@@ -150,8 +158,14 @@ pub fn check_without_images(file: &Dockerfile, options: &PlanOptions) -> (Vec<Li
     (lints, notes)
 }
 
-/// Findings in a file that could not be read to its end: those that BuildKit reports before it meets the fault.
-pub fn check_unreadable(file: &Dockerfile, options: &PlanOptions, faults: &[Diagnostic]) -> Vec<Lint> {
+/// Findings in a file that could not be read to its end, those that BuildKit reports before it meets the fault; and all
+/// faults.
+pub fn check_unreadable(reading: &Reading, options: &PlanOptions) -> (Vec<Lint>, Vec<Diagnostic>) {
+    let lints = lints_before_fault(&reading.file, options, &reading.faults);
+    (lints, all_faults(reading, &check_options(options)))
+}
+
+fn lints_before_fault(file: &Dockerfile, options: &PlanOptions, faults: &[Diagnostic]) -> Vec<Lint> {
     let Some(fault) = headline(faults).filter(|fault| !fault.is_of_shape()) else { return Vec::new() };
     let end = fault.lines.map_or(u32::MAX, |lines| lines.first);
     let mut lints = lint_stages(file, lint::check_of_file(file, options).as_ref(), &|_| false);
@@ -180,7 +194,7 @@ pub fn outline(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Resul
         Start::Needs(time) => return Ok(Outlined::Needs(Needs::Time(time))),
         Start::Ready(inputs) => inputs,
     };
-    Ok(match inputs.fold(&mut lints)? {
+    Ok(match inputs.fold(facts, &mut lints)? {
         Folded::Needs(missing) => Outlined::Needs(Needs::Images(missing)),
         Folded::Done(fold, target, reached) => {
             inputs.add_text_lints(&reached, &mut lints);
@@ -199,7 +213,6 @@ pub fn outline(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Resul
 /// What is known before any image is.
 struct Inputs<'a> {
     file: &'a Dockerfile,
-    facts: &'a Facts,
     options: PlanOptions,
     epoch: Option<i64>,
     globals: Globals,
@@ -224,22 +237,36 @@ impl<'a> Inputs<'a> {
     fn gather(
         file: &'a Dockerfile,
         options: &PlanOptions,
-        facts: &'a Facts,
+        facts: &Facts,
         lints: &mut Vec<Lint>,
     ) -> Result<Start<'a>, Vec<Diagnostic>> {
+        let (start, faults) = Self::with_faults(file, options, facts, lints)?;
+        match start {
+            Start::Ready(inputs) if !faults.is_empty() => Err(inputs.with_faults_of_folding(faults, Lost::default())),
+            Start::Ready(_) | Start::Needs(_) => Ok(start),
+        }
+    }
+
+    /// The inputs beside the faults of stages and of the trees they read.
+    fn with_faults(
+        file: &'a Dockerfile,
+        options: &PlanOptions,
+        facts: &Facts,
+        lints: &mut Vec<Lint>,
+    ) -> Result<(Start<'a>, Vec<Diagnostic>), Vec<Diagnostic>> {
         lint::build_arg_is_readable(file, options).map_err(one)?;
         lint::default_base_names(file, options, lints);
         let mut globals = Globals::new(file, options).map_err(one)?;
         let (epoch, options) = match epoch::resolve(file, options, facts, &mut globals).map_err(one)? {
-            Epoch::Needs(time) => return Ok(Start::Needs(time)),
+            Epoch::Needs(time) => return Ok((Start::Needs(time), Vec::new())),
             Epoch::Resolved(epoch, options) => (epoch, options),
         };
-        let stages = Stages::new(file, &options, &globals, lints)?;
-        Ok(Start::Ready(Self { file, facts, options, epoch, globals, stages }))
+        let (stages, faults) = Stages::new(file, &options, &globals, lints);
+        Ok((Start::Ready(Self { file, options, epoch, globals, stages }), faults))
     }
 
     /// Folds what the target needs, or says what must be known for that.
-    fn fold(&self, lints: &mut Vec<Lint>) -> Result<Folded<'_>, Vec<Diagnostic>> {
+    fn fold<'i>(&'i self, facts: &'i Facts, lints: &mut Vec<Lint>) -> Result<Folded<'i>, Vec<Diagnostic>> {
         let target = self.stages.target(self.options.target.as_deref());
         let target = target.map_err(|text| {
             let names: Vec<&str> = self.file.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
@@ -251,14 +278,14 @@ impl<'a> Inputs<'a> {
         })?;
         let count = self.stages.list.len();
         let roots = if self.options.all_stages { (0..count).collect() } else { vec![target] };
-        let mut reached = reach::reach(roots, self.file, &self.stages, &self.options, self.facts)?;
+        let mut reached = reach::reach(roots, self.file, &self.stages, &self.options, facts)?;
         if !reached.missing.is_empty() {
             return Ok(Folded::Needs(std::mem::take(&mut reached.missing)));
         }
         let mut fold = Fold {
             file: self.file,
             options: &self.options,
-            facts: self.facts,
+            facts,
             globals: &self.globals,
             stages: &self.stages,
             epoch: self.epoch,

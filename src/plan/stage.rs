@@ -92,12 +92,14 @@ pub(crate) struct Stages<'a> {
 
 impl<'a> Stages<'a> {
     /// Resolves every FROM line and every `--from`; faults of unreachable stages count too, as in BuildKit.
+    /// What is beside the faults is fit to look for more: a stage with a faulty FROM is an empty one,
+    /// and so is a faulty `--from`.
     pub(crate) fn new(
         file: &'a Dockerfile,
         options: &PlanOptions,
         globals: &Globals,
         lints: &mut Vec<Lint>,
-    ) -> Result<Self, Vec<Diagnostic>> {
+    ) -> (Self, Vec<Diagnostic>) {
         let mut stages = Self { list: Vec::new(), names: BTreeMap::new(), show_labels: true };
         let mut faults = Vec::new();
         for stage in &file.stages {
@@ -117,18 +119,17 @@ impl<'a> Stages<'a> {
                         Ok(_) => fault.with_help(format!("stages count from 0; the last is {}", file.stages.len() - 1)),
                         Err(_) => fault,
                     });
-                    Vec::new()
+                    vec![Tree::Outside(Outside::Empty)]
                 }));
                 alone &= !stages.names_another_tree(instruction);
             }
             stages.list[index].reads = reads;
         }
         stages.show_labels = !alone;
-        if !faults.is_empty() {
-            return Err(faults);
+        if faults.is_empty() {
+            faults.extend(stages.refuse_cycles(file).err());
         }
-        stages.refuse_cycles(file).map_err(|fault| vec![fault])?;
-        Ok(stages)
+        (stages, faults)
     }
 
     fn add(

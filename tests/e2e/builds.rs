@@ -11,6 +11,7 @@ as_root_and_rootless! {
     failing_run
     exit_code_and_signal_of_a_run
     several_parse_errors_at_once
+    faults_of_all_stations_at_once
     base_that_does_not_exist
     first_failure_cancels_the_others
     finished_steps_of_a_failed_build_are_kept
@@ -102,6 +103,25 @@ fn several_parse_errors_at_once(who: Who) {
         assert!(line.is_some(), "no fault at {place} ({what}) in\n{log}");
     }
     assert!(log.contains('^'), "no caret in\n{log}");
+}
+
+/// What is wrong with the plan of the instructions that can be read is told with what cannot be read; of a file that can be
+/// read, with an image that cannot be had.
+fn faults_of_all_stations_at_once(who: Who) {
+    let rig = Rig::empty(who);
+    let text = "FROM nosuch:1\nSTOPSIGNAL NOPE\nRUNN true\nCOPY --from=7 a /\nEXPOSE $PORT\n";
+    let unknown = "dockerfile parse error on line 3: unknown instruction: RUNN (did you mean RUN?)";
+    let unavailable = "nosuch:1: failed to resolve source metadata";
+    for (text, first, places) in [
+        (text.to_owned(), unknown, &["2:12", "3:1", "4:13"][..]),
+        (text.replace("RUNN", "RUN").replace("--from=7 ", ""), unavailable, &["1:6", "2:12"]),
+    ] {
+        let log = rig.fails(&["--progress=plain", "--pull=never", &rig.dockerfile(&text)]);
+        let last = last_line(&log).strip_prefix("ERROR: failed to build: failed to solve: ");
+        assert!(last.is_some_and(|last| last.starts_with(first)), "{log}");
+        let carets = log.lines().filter_map(|line| Some(line.strip_prefix("Dockerfile:")?.split_once(": ")?.0));
+        assert_eq!(carets.collect::<Vec<_>>(), places, "{log}");
+    }
 }
 
 fn base_that_does_not_exist(who: Who) {

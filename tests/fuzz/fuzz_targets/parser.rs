@@ -5,9 +5,9 @@ use libfuzzer_sys::fuzz_target;
 use rbuild::diagnostic::{Diagnostic, headline, render_all};
 use rbuild::dockerfile::advice::advice;
 use rbuild::dockerfile::lint::lint;
-use rbuild::dockerfile::{parse, parse_trigger};
+use rbuild::dockerfile::{parse_trigger, read};
 use rbuild::oci::platform::Platform;
-use rbuild::plan::{Facts, PlanOptions, check, plan};
+use rbuild::plan::{Facts, PlanOptions, all_faults, check, plan};
 use rbuild::source::Source;
 
 fn show(faults: &[Diagnostic]) {
@@ -22,13 +22,14 @@ fuzz_target!(|bytes: &[u8]| {
     if let Err(faults) = parse_trigger(&text) {
         show(&faults);
     }
-    let file = match parse(Source::new("Dockerfile", text)) {
-        Ok(file) => file,
-        Err(faults) => return show(&faults),
-    };
+    let options = PlanOptions::new(Platform::new("linux", "amd64", ""));
+    let reading = read(Source::new("Dockerfile", text));
+    if !reading.faults.is_empty() {
+        return show(&all_faults(&reading, &options));
+    }
+    let file = reading.file;
     drop(lint(&file));
     drop(advice(&file, None, &|_| true));
-    let options = PlanOptions::new(Platform::new("linux", "amd64", ""));
     if let Err(faults) = plan(&file, &options, &Facts::new()) {
         show(&faults);
     }

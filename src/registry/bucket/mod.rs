@@ -198,8 +198,10 @@ impl Bucket {
 
     async fn refused(&self, ask: &Ask<'_>, response: Response) -> Error {
         let (status, url, retry_after) = (response.status(), shown(response.url()), retry_after(&response));
-        // HEAD answers say no reason.
-        let text = self.host.read_limited(response).await.unwrap_or_default();
+        let text = match ask.method {
+            Method::HEAD if status != StatusCode::NOT_FOUND => self.refusal_of_get(ask.key).await.unwrap_or_default(),
+            _ => self.host.read_limited(response).await.unwrap_or_default(),
+        };
         let reason = reason(&String::from_utf8_lossy(&text));
         match status {
             StatusCode::NOT_FOUND => Error::NotFound(format!("{}{reason}", self.label(ask.key))),
@@ -210,6 +212,12 @@ impl Bucket {
             }
             status => Error::Status { method: ask.method.to_string(), url, status, message: reason, retry_after },
         }
+    }
+
+    /// Answers to HEAD have no body; the same question by GET is refused with a reason.
+    async fn refusal_of_get(&self, key: &str) -> Option<Vec<u8>> {
+        let response = self.host.send(&self.call(&Ask::new(Method::GET, key)).ok()?).await.ok()?;
+        if response.status().is_success() { None } else { self.host.read_limited(response).await.ok() }
     }
 
     async fn read(&self, selector: &Selector) -> Result<Document, Error> {

@@ -63,6 +63,17 @@ fn sources() -> Vec<(String, String)> {
 }
 
 #[test]
+fn the_map_names_every_module() {
+    let map = std::fs::read_to_string(root().join("docs/architecture.md")).expect("readable");
+    for (layer, modules) in LAYERS {
+        let row = map.lines().find(|line| line.starts_with(&format!("| {layer} |"))).unwrap_or_default();
+        for module in *modules {
+            assert!(row.contains(&format!("`{module}`")), "docs/architecture.md: layer {layer} lacks `{module}`");
+        }
+    }
+}
+
+#[test]
 fn imports_go_downward_only() {
     let layers: BTreeMap<&str, u8> = LAYERS.iter().flat_map(|(n, ms)| ms.iter().map(|m| (*m, *n))).collect();
     let mut faults = Vec::new();

@@ -448,6 +448,12 @@ impl Selected {
         if shown { MOUNTED } else { "" }
     }
 
+    /// Where the selected thing lies in a cache that begins with it: a directory is the cache itself.
+    pub(super) fn path_in_cache(&self) -> String {
+        let file = self.selection.matches.first().filter(|found| !found.top.is_dir());
+        file.map_or_else(|| "/".to_owned(), |found| format!("/{}", String::from_utf8_lossy(&found.name)))
+    }
+
     /// Where the selected thing lies in [`layer_of`]'s layer: a whole tree is the root, a directory has a name for all of them, a
     /// file its own.
     pub(super) fn path_in_layer(&self) -> String {

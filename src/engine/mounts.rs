@@ -283,7 +283,7 @@ impl CacheDirs {
                 if let Some(selected) = seed {
                     hasher.text(&selected.digest);
                 }
-                let shown = seed.map_or_else(|| source.clone(), Selected::path_in_layer);
+                let shown = seed.map_or_else(|| source.clone(), Selected::path_in_cache);
                 let cache = Cache { hasher, id, sharing: *sharing, owner: (*mode, *uid, *gid), seed };
                 wanted.push((cache, index, shown));
             }

@@ -251,7 +251,7 @@ fn ssh() {
     // In the place of ssh and a server: writes down how it was called, and does here what it was to do there.
     let log = world.path("log");
     let script = format!(
-        "#!/bin/sh\necho \"$SSH_AUTH_SOCK $*\" >> {}\nfor last; do :; done\nexec sh -c \"$last\"\n",
+        "#!/bin/sh\ntest -S \"$SSH_AUTH_SOCK\" && echo \"agent $*\" >> {0} || echo \"$*\" >> {0}\nfor last; do :; done\nexec sh -c \"$last\"\n",
         log.display()
     );
     std::fs::create_dir(world.path("bin")).expect("mkdir");
@@ -268,8 +268,8 @@ fn ssh() {
         assert_eq!(built.text("a"), "one");
         let called = std::fs::read_to_string(&log).expect("written");
         let first = called.lines().next().expect("called");
-        let expected = format!("{} -F ", world.path("agent").display());
-        assert!(first.starts_with(&expected) && first.contains("-o BatchMode=yes"), "{called}");
+        // The socket is one of ours, which passes on questions for keys and signatures only.
+        assert!(first.starts_with("agent -F ") && first.contains("-o BatchMode=yes"), "{called}");
         std::fs::remove_file(&log).expect("there");
     }
     // Who has said how ssh is called is obeyed.

@@ -279,6 +279,6 @@ fn ssh() {
     let built = world.ok_with(|command| _ = command.env("GIT_SSH_COMMAND", &own).env("PATH", &path), &[&context]);
     assert_eq!(built.listing(), "run:755");
     let called = std::fs::read_to_string(&log).expect("written");
-    assert!(called.contains(" own ") && !called.contains("BatchMode"), "{called}");
+    assert!(called.contains("own ") && !called.contains("BatchMode"), "{called}");
     drop(agent);
 }

@@ -438,7 +438,7 @@ pub(super) fn retry_after(response: &Response) -> Option<Duration> {
     then.duration_since(now).ok()
 }
 
-fn error_chain(error: &dyn std::error::Error) -> String {
+pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 

@@ -35,7 +35,7 @@ use host::Host;
 use repository::Endpoint;
 
 pub use blob::{BlobReader, BlobStream, Pump};
-pub use bucket::{Bucket, BucketName, Habits, Keys};
+pub use bucket::{Bucket, BucketName, Credentials, Habits, KeyEndpoint, Keys};
 pub use error::Error;
 pub use layout::{IMAGE_NAME, LAYOUT_MARK, Layout, LayoutName, REF_NAME};
 pub use options::{GoodFor, HostOptions, Mirror, Network, Options, Proxies, Retry, Rule};
@@ -98,9 +98,7 @@ impl Client {
                 Arc::new(Host::new(&address, options, Arc::new(own)))
             }
         };
-        let uploads = Arc::new(tokio::sync::Semaphore::new(name.habits.upload_parallelism));
-        let (clock, slots) = (self.0.options.clock, self.0.slots.clone());
-        let bucket = Bucket { name: name.clone(), host, retry, clock, slots, uploads };
+        let bucket = Bucket::new(name, host, retry, self.0.options.clock, self.0.slots.clone());
         let mut buckets = self.0.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         buckets.insert(name.to_string(), bucket.clone());
         Ok(bucket)

@@ -2,10 +2,11 @@
 //!
 //! Splits options into attributes; which attributes there are is known to `exchange::spec`.
 
-use super::{RequestError, usage};
+use super::{RequestError, aws, usage};
 use crate::cli::env::Env;
 use crate::cli::fields;
 use crate::exchange::spec::{From, Place, Source, Target};
+use crate::registry::{BucketName, Credentials};
 
 /// Type and attributes of an option.
 type Parts = (String, Vec<(String, String)>);
@@ -15,8 +16,10 @@ pub(super) fn sources(texts: &[String], env: &Env) -> Result<Vec<Source>, Reques
     let mut sources = Vec::new();
     for (kind, attributes) in parts(texts, env)? {
         let mut source = Source::parse(&kind, &attributes).map_err(|error| RequestError::Usage(error.to_string()))?;
-        if let From::Local { src, .. } = &mut source.from {
-            *src = env.path(&*src);
+        match &mut source.from {
+            From::Local { src, .. } => *src = env.path(&*src),
+            From::Bucket { bucket, .. } => keyed(bucket, env)?,
+            From::Registry { .. } => {}
         }
         if !sources.contains(&source) {
             sources.push(source);
@@ -30,8 +33,10 @@ pub(super) fn targets(texts: &[String], inline: bool, env: &Env) -> Result<Vec<T
     let mut targets: Vec<Target> = Vec::new();
     for (kind, attributes) in parts(texts, env)? {
         let mut target = Target::parse(&kind, &attributes).map_err(|error| RequestError::Usage(error.to_string()))?;
-        if let Place::Local { dest, .. } = &mut target.place {
-            *dest = env.path(&*dest);
+        match &mut target.place {
+            Place::Local { dest, .. } => *dest = env.path(&*dest),
+            Place::Bucket { bucket, .. } => keyed(bucket, env)?,
+            Place::Registry { .. } | Place::Inline => {}
         }
         if targets.iter().any(|other| other.place == target.place) {
             return usage(format!(
@@ -70,36 +75,19 @@ fn parts(texts: &[String], env: &Env) -> Result<Vec<Parts>, RequestError> {
             return usage(format!("type required form> {text:?}"));
         }
         if kind == "s3" {
-            from_environment(&mut attributes, env);
+            aws::complete(&mut attributes, env)?;
         }
         out.push((kind, attributes));
     }
     Ok(out)
 }
 
-/// Adds what the variables of AWS's own tools say and the option does not. Keys belong together: given ones are not mixed with
-/// others.
-fn from_environment(attributes: &mut Vec<(String, String)>, env: &Env) {
-    let given = |attributes: &[(String, String)], name: &str| attributes.iter().any(|(key, _)| key == name);
-    let mut add = |name: &str, variables: &[&str]| {
-        if !given(attributes, name)
-            && let Some(value) = variables.iter().find_map(|variable| env.filled(variable))
-        {
-            attributes.push((name.to_owned(), value));
-        }
-    };
-    add("region", &["AWS_REGION", "AWS_DEFAULT_REGION"]);
-    add("endpoint_url", &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]);
-    add("bucket", &["AWS_BUCKET"]);
-    if !given(attributes, "access_key_id") && !given(attributes, "secret_access_key") {
-        let mut add = |name: &str, variable: &str| {
-            let value = env.filled(variable).map(|value| (name.to_owned(), value));
-            attributes.extend(value);
-        };
-        add("access_key_id", "AWS_ACCESS_KEY_ID");
-        add("secret_access_key", "AWS_SECRET_ACCESS_KEY");
-        add("session_token", "AWS_SESSION_TOKEN");
+/// A bucket without keys may be read from a container that is given some.
+fn keyed(bucket: &mut BucketName, env: &Env) -> Result<(), RequestError> {
+    if bucket.credentials == Credentials::Anonymous {
+        bucket.credentials = aws::container(env)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]

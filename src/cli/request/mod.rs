@@ -5,6 +5,7 @@
 //! because later the process may be in another user namespace. Words of errors are those of `docker buildx build`.
 
 mod annotation;
+mod aws;
 mod cache;
 mod call;
 mod context;

@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use url::Url;
 
 use super::{Given, SpecError, value};
-use crate::registry::{BucketName, Habits, Keys};
+use crate::registry::{BucketName, Credentials, Habits, Keys};
 
 impl Given {
     /// A bucket and the names in it. What the environment says has been added by whoever knows it.
@@ -16,9 +16,12 @@ impl Given {
             let url = Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
             url.ok_or_else(|| value("endpoint_url", &text, "expected a URL"))
         };
-        let keys = match (self.take("access_key_id"), self.take("secret_access_key"), self.take("session_token")) {
-            (Some(id), Some(secret), token) => Some(Keys { id, secret, token: token.filter(|text| !text.is_empty()) }),
-            (None, None, None) => None,
+        let credentials = match (self.take("access_key_id"), self.take("secret_access_key"), self.take("session_token"))
+        {
+            (Some(id), Some(secret), token) => {
+                Credentials::Keys(Keys { id, secret, token: token.filter(|text| !text.is_empty()) })
+            }
+            (None, None, None) => Credentials::Anonymous,
             (_, None, _) => {
                 return Err(SpecError::Missing { name: "secret_access_key", option: self.option, kind: "s3" });
             }
@@ -37,7 +40,7 @@ impl Given {
             prefix: self.take("prefix").unwrap_or_default(),
             blobs: self.take("blobs_prefix").unwrap_or_else(|| "blobs/".to_owned()),
             manifests: self.take("manifests_prefix").unwrap_or_else(|| "manifests/".to_owned()),
-            keys,
+            credentials,
             habits: self.habits()?,
         };
         Ok((bucket, names))

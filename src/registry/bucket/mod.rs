@@ -8,6 +8,7 @@
 //! certificates are those of registries. Big blobs are sent in parts (`parts`). A bucket may be told to remove objects that were
 //! not touched for some time; what is used again and older than `touch_refresh` is therefore copied onto itself.
 
+mod credentials;
 mod parts;
 mod signature;
 
@@ -30,29 +31,14 @@ use super::options::Retry;
 use super::push::check_size;
 use super::remote::{Answer, BlobSource, Destination, Remote, Selector};
 use crate::oci::manifest::{Descriptor, Document, MAX_MANIFEST};
+use credentials::KeyRing;
+pub use credentials::{Credentials, KeyEndpoint, Keys};
 use signature::escaped;
 
 /// How long a signed URL is good for: longer than any single transfer should take.
 const EXPIRES: u32 = 6 * 3600;
 /// The biggest object that can be sent, or copied, in one piece.
 const MAX_PIECE: u64 = 5 << 30;
-
-/// Who we are to the server. `Debug` shows no secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Keys {
-    /// Access key.
-    pub id: String,
-    /// Its secret.
-    pub secret: String,
-    /// Of temporary credentials.
-    pub token: Option<String>,
-}
-
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("id", &self.id).finish_non_exhaustive()
-    }
-}
 
 /// Which bucket, and where in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +57,8 @@ pub struct BucketName {
     pub blobs: String,
     /// Before names.
     pub manifests: String,
-    /// Without keys requests are not signed.
-    pub keys: Option<Keys>,
+    /// How requests are signed.
+    pub credentials: Credentials,
     /// How to work with it.
     pub habits: Habits,
 }
@@ -107,17 +93,33 @@ impl fmt::Display for BucketName {
 /// A bucket.
 #[derive(Clone)]
 pub struct Bucket {
-    pub(super) name: BucketName,
-    pub(super) host: Arc<Host>,
-    pub(super) retry: Retry,
-    pub(super) clock: fn() -> SystemTime,
-    pub(super) slots: Arc<tokio::sync::Semaphore>,
-    pub(super) uploads: Arc<tokio::sync::Semaphore>,
+    name: BucketName,
+    keys: Arc<KeyRing>,
+    host: Arc<Host>,
+    retry: Retry,
+    clock: fn() -> SystemTime,
+    slots: Arc<tokio::sync::Semaphore>,
+    uploads: Arc<tokio::sync::Semaphore>,
 }
 
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Bucket({})", self.name)
+    }
+}
+
+impl Bucket {
+    /// A bucket on `host`.
+    pub(super) fn new(
+        name: &BucketName,
+        host: Arc<Host>,
+        retry: Retry,
+        clock: fn() -> SystemTime,
+        slots: Arc<tokio::sync::Semaphore>,
+    ) -> Self {
+        let uploads = Arc::new(tokio::sync::Semaphore::new(name.habits.upload_parallelism));
+        let keys = Arc::new(KeyRing::new(name.credentials.clone()));
+        Self { name: name.clone(), keys, host, retry, clock, slots, uploads }
     }
 }
 
@@ -176,10 +178,12 @@ impl Bucket {
         format!("s3://{}/{key}", self.name.bucket)
     }
 
-    fn call(&self, ask: &Ask<'_>) -> Result<Call, Error> {
+    async fn call(&self, ask: &Ask<'_>) -> Result<Call, Error> {
+        let now = (self.clock)();
+        let keys = self.keys.keys(now).await?;
         let Ask { method, key, query, headers, body } = ask;
         let request = signature::Request { method, url: self.name.url(key)?, query, headers };
-        let signed = request.signed(self.name.keys.as_ref(), &self.name.region, (self.clock)(), EXPIRES);
+        let signed = request.signed(keys.as_ref(), &self.name.region, now, EXPIRES);
         let url = signed.map_err(|error| Error::protocol(&self.name, error.to_string()))?;
         let mut call = Call::new(method.clone(), url, Scopes::pull("")).body(body.clone());
         for (name, value) in *headers {
@@ -192,7 +196,7 @@ impl Bucket {
 
     /// Sends a request; an answer that is no success is an error.
     async fn send(&self, ask: Ask<'_>) -> Result<Response, Error> {
-        let response = self.host.send(&self.call(&ask)?).await?;
+        let response = self.host.send(&self.call(&ask).await?).await?;
         if response.status().is_success() { Ok(response) } else { Err(self.refused(&ask, response).await) }
     }
 
@@ -207,7 +211,7 @@ impl Bucket {
             StatusCode::NOT_FOUND => Error::NotFound(format!("{}{reason}", self.label(ask.key))),
             StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
                 let action = if ask.method == Method::GET || ask.method == Method::HEAD { "pull" } else { "push" };
-                let message = format!("{action} access denied: {status}{reason}");
+                let message = format!("{action} access denied: {status}{reason}{}", self.keys.note());
                 Error::Denied { what: self.label(ask.key), message, help: None }
             }
             status => Error::Status { method: ask.method.to_string(), url, status, message: reason, retry_after },
@@ -216,7 +220,7 @@ impl Bucket {
 
     /// Answers to HEAD have no body; the same question by GET is refused with a reason.
     async fn refusal_of_get(&self, key: &str) -> Option<Vec<u8>> {
-        let response = self.host.send(&self.call(&Ask::new(Method::GET, key)).ok()?).await.ok()?;
+        let response = self.host.send(&self.call(&Ask::new(Method::GET, key)).await.ok()?).await.ok()?;
         if response.status().is_success() { None } else { self.host.read_limited(response).await.ok() }
     }
 
@@ -238,7 +242,7 @@ impl Bucket {
         let slot = self.slots.clone().acquire_owned().await.ok();
         let key = self.name.key_of_blob(descriptor.digest);
         let what = self.label(&key);
-        let call = self.call(&Ask::new(Method::GET, &key))?;
+        let call = self.call(&Ask::new(Method::GET, &key)).await?;
         let place = Place::Url(self.host.clone(), call);
         let download = Download::open([place].into(), what.clone(), self.retry).await?;
         Ok(BlobStream::new(what, descriptor, Source::Http(Box::new(download)), slot))
@@ -367,7 +371,7 @@ mod tests {
             prefix: "a b/".to_owned(),
             blobs: "blobs/".to_owned(),
             manifests: "manifests/".to_owned(),
-            keys: None,
+            credentials: Credentials::Anonymous,
             habits: Habits::default(),
         };
         let key = name.key_of(&Selector::Tag("main".to_owned()));
@@ -376,10 +380,11 @@ mod tests {
         (name.path_style, name.endpoint) = (true, Url::parse("http://127.0.0.1:9000").ok());
         assert_eq!(url(&name), "http://127.0.0.1:9000/ci/a%20b/manifests/main");
         assert_eq!(name.to_string(), "s3+http://127.0.0.1:9000/ci/a b/");
-        name.keys = Some(Keys { id: "AK".to_owned(), secret: "very secret".to_owned(), token: Some("t/t".to_owned()) });
+        let keys = Keys { id: "AK".to_owned(), secret: "very secret".to_owned(), token: Some("t/t".to_owned()) };
+        name.credentials = Credentials::Keys(keys.clone());
         let request =
             signature::Request { method: &Method::GET, url: name.url(&key).expect("valid"), query: &[], headers: &[] };
-        let signed = request.signed(name.keys.as_ref(), &name.region, UNIX_EPOCH + Duration::from_secs(1), EXPIRES);
+        let signed = request.signed(Some(&keys), &name.region, UNIX_EPOCH + Duration::from_secs(1), EXPIRES);
         let signed = signed.expect("valid").to_string();
         assert!(
             signed

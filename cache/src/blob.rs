@@ -5,11 +5,12 @@
 //! blobs-v1/ab/<62 hex>/stamp    envelope without payload: who completed it, when; mtime: last use
 //! ```
 //! Written in `tmp/`, hashed on the way, verified, then renamed into place as a whole. Content found whole under a stamp that is
-//! not believed (power was lost) is hashed once and stamped anew.
+//! not believed (power was lost), or that was written to since, is hashed once and stamped anew.
 
 use std::io::{self, Read as _, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use sha2::Digest as _;
 
@@ -47,7 +48,7 @@ impl Store {
                 Err(e) => return Err(e).at("stat", &path),
             },
         };
-        if !believed && !self.verify_blob(digest)? {
+        if (!believed || was_written_to(&directory)) && !self.verify_blob(digest)? {
             return Ok(None);
         }
         if !self.inner.mark(&object)? {
@@ -101,8 +102,8 @@ impl Store {
         self.inner.evict_path(&path).map(|()| there)
     }
 
-    /// Hashes a blob whose stamp is not believed: stamps it anew, or removes it.
-    fn verify_blob(&self, digest: &BlobDigest) -> Result<bool> {
+    /// Hashes a blob: stamps it anew, or removes it and says no.
+    pub fn verify_blob(&self, digest: &BlobDigest) -> Result<bool> {
         let object = Object::Blob(*digest);
         let directory = self.inner.root.join(object.path());
         let path = directory.join(DATA);
@@ -126,6 +127,18 @@ impl Store {
             self.inner.evict_path(&directory).map(|()| false)
         }
     }
+}
+
+/// Whether the bytes were written to after they were complete, which nobody does who knows what they are. The stamp came after
+/// the last byte, and is made anew when they were found whole all the same. A file system without times of birth cannot tell.
+fn was_written_to(directory: &Path) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let data = rustix::fs::statx(CWD, directory.join(DATA), flags, StatxFlags::MTIME);
+    let stamp = rustix::fs::statx(CWD, directory.join(STAMP), flags, StatxFlags::BTIME);
+    let (Ok(data), Ok(stamp)) = (data, stamp) else { return false };
+    let knows_birth = stamp.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let moment = |time: rustix::fs::StatxTimestamp| (time.tv_sec, time.tv_nsec);
+    knows_birth && moment(data.stx_mtime) > moment(stamp.stx_btime)
 }
 
 /// A blob being written; hashed on the way. Dropped without `commit` it is as if it had never been.

@@ -96,6 +96,23 @@ fn blobs_are_what_was_written() {
 }
 
 #[test]
+fn bytes_that_were_written_to_are_hashed_before_they_are_given_out() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let (touched, altered) = (store.put_blob(b"touched").unwrap(), store.put_blob(b"altered").unwrap());
+    tick(root.path());
+    let path = store.blob(&altered).unwrap().unwrap().path;
+    fs_err::write(&path, b"ALTERED").unwrap();
+    assert_eq!(store.blob(&altered).unwrap(), None, "other bytes of the same size");
+    assert!(!path.exists(), "a miss from now on");
+    let path = store.blob(&touched).unwrap().unwrap().path;
+    fs_err::write(&path, b"touched").unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.blob(&touched).unwrap().unwrap().size, 7, "the same bytes");
+    }
+}
+
+#[test]
 fn the_first_tree_of_a_layer_stays() {
     let root = tempfile::tempdir().unwrap();
     let store = open(root.path());

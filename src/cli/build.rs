@@ -26,9 +26,10 @@ use crate::engine::slots::Limit;
 use crate::engine::{Options, StepError};
 use crate::event::{Place as TextPlace, Progress, Warning};
 use crate::exchange::Form;
-use crate::exchange::spec::{self, Place};
+use crate::exchange::spec::{self, Extent, Place};
 use crate::exec::Limits;
 use crate::export::output::Kind;
+use crate::layers::Wanted;
 use crate::pipeline::{self, BuildError, Built, Spec, World};
 use crate::plan::PlanOptions;
 use crate::snapshot::Copied;
@@ -176,6 +177,8 @@ fn work(
             None => request.outputs.iter().map(|o| form(o, &request.cache_from)).max().unwrap_or_default(),
         },
         inline_cache: request.cache_to.iter().any(|target| target.place == Place::Inline),
+        compressed: compressed(request),
+        threads: opened.threads,
     };
     if let Some(call) = &request.call {
         return Ok(Answer::Said(call::call(call, &world, &spec, &inputs, request, env)?));
@@ -209,6 +212,26 @@ fn form(output: &OutputSpec, sources: &[spec::Source]) -> Form {
         Kind::Local { .. } | Kind::Tar { .. } => Form::Files,
         Kind::Image(_) | Kind::CacheOnly => Form::Names,
     }
+}
+
+/// What outputs and caches will want compressed of a finished layer, whatever else happens.
+fn compressed(request: &BuildRequest) -> Wanted {
+    let mut wanted = Wanted::default();
+    for output in &request.outputs {
+        let (OutputSpec::Export(output) | OutputSpec::Load(output)) = output;
+        // Squashed layers and those with other times are made of these, later.
+        let as_they_are = request.squash.is_none() && !output.format.rewrite_timestamp;
+        if as_they_are && matches!(output.kind, Kind::Image(Some(_)) | Kind::Archive { .. }) {
+            wanted.result.insert(output.format.framing());
+        }
+    }
+    for target in request.cache_to.iter().filter(|target| target.place != Place::Inline) {
+        match target.extent {
+            Extent::Min => wanted.result.insert(target.framing),
+            Extent::Max => wanted.every.insert(target.framing),
+        };
+    }
+    wanted
 }
 
 /// RUNs at a time: as many as there are cores, and more while there is memory.

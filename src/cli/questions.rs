@@ -16,6 +16,7 @@ use super::{Done, Failure, build, command_explain, print, screen};
 use crate::engine::Options;
 use crate::engine::slots::Limit;
 use crate::exchange::Form;
+use crate::layers::Wanted;
 use crate::oci::platform::Platform;
 use crate::pipeline::{self, Spec, World};
 use crate::plan::dump;
@@ -88,6 +89,8 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         cache_from: &[],
         form: Form::Names,
         inline_cache: false,
+        compressed: Wanted::default(),
+        threads: opened.threads,
     };
     let resolved = pipeline::parse(&spec).and_then(|file| pipeline::resolve_plan(&world, &spec, spec.plan, &file));
     display.close();

@@ -231,6 +231,8 @@ pub(super) fn write(
     let record = engine.layers.write(entries).map_err(|error| match error {
         LayerError::Cancelled(cancelled) => StepError::Cancelled(cancelled),
         changed @ LayerError::ContextChanged(_) => StepError::Changed(changed.to_string()),
+        // What is copied from is gone now, and made again.
+        other if other.is_damage() => engine.lost_here(other.to_string()),
         other => StepError::world("write the layer", &other),
     })?;
     Ok(StepLayer { id: record.id, tree: record.tree_id, diff_id: record.diff_id, times: None })

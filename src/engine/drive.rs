@@ -2,10 +2,10 @@
 //!
 //! Workers only report; every transition happens here, in [`Schedule`]. Finished results stay when another step fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 
-use rbuild_cache::digest::StepKey;
+use rbuild_cache::digest::{LayerId, StepKey};
 
 use super::explain::MissReason;
 use super::record::{StepLayer, StepRecord};
@@ -76,6 +76,7 @@ pub fn drive(engine: &Engine<'_>, plan: &Plan) -> Finished {
 
 fn once(engine: &Engine<'_>, plan: &Plan) -> Finished {
     let mut schedule = Schedule::new(&plan.steps, |id| super::earlier::expected(engine, plan, id));
+    let result = result_steps(plan);
     let mut finished = Finished::default();
     let (report, reports) = mpsc::channel();
     std::thread::scope(|scope| {
@@ -110,8 +111,12 @@ fn once(engine: &Engine<'_>, plan: &Plan) -> Finished {
             running -= 1;
             match outcome {
                 Ok(done) => {
-                    finished.steps.insert(id, done);
                     schedule.finish(id, schedule::Outcome::Done);
+                    // What comes last is exported at once.
+                    if let Some(layer) = done.layer.filter(|_| !schedule.is_over()) {
+                        compress_ahead(engine, &layer.id, result.contains(&id));
+                    }
+                    finished.steps.insert(id, done);
                 }
                 Err(error) => {
                     schedule.finish(id, schedule::Outcome::Failed);
@@ -128,6 +133,18 @@ fn once(engine: &Engine<'_>, plan: &Plan) -> Finished {
         }
     });
     finished
+}
+
+/// The steps whose layers the image will have.
+fn result_steps(plan: &Plan) -> BTreeSet<StepId> {
+    std::iter::successors(plan.target, |id| plan.steps[*id].parent).collect()
+}
+
+/// A layer that a cache has is exported as it is there.
+fn compress_ahead(engine: &Engine<'_>, layer: &LayerId, in_result: bool) {
+    if !engine.elsewhere.offers(layer) {
+        engine.ahead.finished(*layer, in_result);
+    }
 }
 
 /// What `perform` says of its step. A panic, which is a fault of ours, fails the step: a worker that never reports would let

@@ -18,8 +18,6 @@ pub struct Known {
     pub records: BTreeMap<StepKey, StepRecord>,
     /// Keys under the names of whole inputs.
     pub aliases: BTreeMap<String, StepKey>,
-    /// Contents of cache mounts, as layers, under the names of their directories.
-    pub mounts: BTreeMap<Blake3, LayerId>,
 }
 
 /// What is wanted of a layer.
@@ -39,6 +37,8 @@ pub trait Elsewhere: Send + Sync {
     fn offers(&self, layer: &LayerId) -> bool;
     /// Gets layers into the store, verified. What cannot be had is given up, said why, and an error.
     fn fetch(&self, layers: &[LayerId], need: Need) -> Result<(), StepError>;
+    /// Gets the content of a cache mount into the store, as a layer; `None` if nobody has it, or it cannot be had.
+    fn fetch_mount(&self, mount: &Blake3) -> Option<LayerId>;
     /// How many layers were given up.
     fn given_up(&self) -> usize;
 }

@@ -16,7 +16,7 @@ use crate::dockerfile::quote::quoted;
 use crate::event::{Progress, Vertex};
 use crate::exec::Executor;
 use crate::fetch::Fetcher;
-use crate::layers::Layers;
+use crate::layers::{Ahead, Layers};
 use crate::plan::graph::BaseImage;
 use crate::snapshot::{Copied, Snapshots};
 use crate::transfer::Tree;
@@ -115,6 +115,8 @@ pub struct Engine<'a> {
     pub progress: &'a Progress,
     /// Stops everything.
     pub cancel: &'a Cancel,
+    /// Hears of finished layers that outputs will want compressed.
+    pub ahead: &'a Ahead,
     /// Job slots of RUNs.
     pub slots: &'a slots::Slots,
     /// Layers of the store that turned out to be damaged.

@@ -316,10 +316,9 @@ impl CacheDirs {
         };
         let layer = cache.seed.map(|selected| copy::layer_of(job, selected)).transpose()?;
         let fill = |dir: &Path| {
-            let from_elsewhere = job.engine.elsewhere.known().mounts.get(&key);
             // A cache that cannot be had is an empty one.
-            if let Some(content) = from_elsewhere.filter(|id| job.engine.ensure(&[**id], Need::Files).is_ok())
-                && let Ok(tree) = job.engine.layers.tree(content)
+            if let Some(content) = job.engine.elsewhere.fetch_mount(&key)
+                && let Ok(tree) = job.engine.layers.tree(&content)
             {
                 job.engine.seeds.replace(&tree, dir)?;
             }

@@ -70,6 +70,7 @@ pub(super) fn perform(
     let job = Job { engine, plan, id, step, parent, inputs, vertex: &vertex, priority };
     let begun = Instant::now();
     let given_up = engine.given_up();
+    let damaged = engine.damaged.load(Ordering::Relaxed);
     let work = || match &step.op {
         Op::Image(_) => unreachable!("handled above"),
         Op::Run(op) => job.memoized(&run::RunWork(op)),
@@ -100,6 +101,12 @@ pub(super) fn perform(
         error if engine.given_up() > given_up => StepError::Lost(error.to_string()),
         error => error,
     });
+    // What is lost elsewhere was said by whoever tried to fetch it.
+    if let Err(StepError::Lost(text)) = &outcome
+        && engine.damaged.load(Ordering::Relaxed) > damaged
+    {
+        vertex.log(Stream::Stderr, format!("{text}\n").as_bytes());
+    }
     vertex.finish(match &outcome {
         Ok(report) if report.cached => Outcome::Cached,
         Ok(_) => Outcome::Done,
@@ -273,10 +280,8 @@ impl Engine<'_> {
     pub fn check_readable(&self, ids: impl Iterator<Item = LayerId>) -> Result<(), StepError> {
         for id in ids {
             if self.usable(&id) && !self.layers.is_readable(&id).map_err(|e| StepError::world("read a layer", &e))? {
-                self.damaged.fetch_add(1, Ordering::Relaxed);
-                return Err(StepError::Lost(format!(
-                    "layer {id} is damaged in the store; the step that makes it is run again"
-                )));
+                let text = format!("layer {id} is damaged in the store; the step that makes it is run again");
+                return Err(self.lost_here(text));
             }
         }
         Ok(())
@@ -310,6 +315,12 @@ impl Engine<'_> {
         let layers = Arc::new(layers?);
         *cell = Some(layers.clone());
         Ok(layers)
+    }
+
+    /// Notes that a layer of the store was damaged and is gone.
+    pub(super) fn lost_here(&self, text: String) -> StepError {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        StepError::Lost(text)
     }
 
     /// How many layers were given up, here and elsewhere.

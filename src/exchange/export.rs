@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_cache::LockKind;
-use rbuild_cache::digest::{Blake3, LayerId, StepKey};
+use rbuild_cache::digest::{LayerId, StepKey};
 use tokio::task::JoinSet;
 
-use super::format::{self, CachedLayer, CachedMount, Config, FORMAT_VERSION, MAX_INDEX};
+use super::format::{self, CachedLayer, Config, FORMAT_VERSION, MAX_INDEX};
 use super::import::{Imported, Offer};
 use super::local::Directory;
 use super::spec::{Extent, Place, Target};
@@ -18,12 +17,11 @@ use crate::cancel::Cancel;
 use crate::catalog::Origin;
 use crate::catalog::pull::Puller;
 use crate::engine::Memo;
-use crate::engine::elsewhere::Elsewhere as _;
 use crate::engine::record::StepLayer;
 use crate::event::{Outcome, Progress, Stream, Vertex};
-use crate::layers::{Framing, LayerError, Layers, Record};
+use crate::layers::{Framing, LayerError, Layers};
 use crate::oci::manifest::{Descriptor, Packing};
-use crate::registry::{BlobSource, Destination};
+use crate::registry::{BlobSource, Destination, small_blob};
 
 /// How often a long transfer looks whether the build was cancelled.
 const CANCEL_CHECK: Duration = Duration::from_millis(100);
@@ -131,21 +129,11 @@ impl Exports {
                 start(&mut transfers, outgoing);
             }
         }
-        for (key, id) in results.mounts.iter().filter(|(_, id)| target.mounts.contain(id)) {
-            self.cancel.check()?;
-            if let Some(layer) = self.mount(key, id, vertex)?
-                && let Some(outgoing) = self.outgoing(layer, target, vertex)?
-            {
-                config.mounts.insert(*key, CachedMount { id: id.clone(), layer: outgoing.id });
-                if asked.insert(outgoing.id) {
-                    start(&mut transfers, outgoing);
-                }
-            }
-        }
-        for sent in self.runtime.block_on(self.finished(transfers))? {
+        let mounts = self.send_mounts(results, target, &to, vertex)?;
+        for sent in self.runtime.block_on(self.finished(transfers))?.into_iter().flatten() {
             config.layers.insert(sent.id, sent.layer);
         }
-        config.mounts.retain(|_, mount| config.layers.contains_key(&mount.layer));
+        config.mounts = mounts;
         for (key, memo) in chosen.into_iter().filter(|(_, memo)| config.layers.contains_key(&memo.record.layer.id)) {
             config.records.insert(key, memo.record.clone());
             config.aliases.extend(memo.alias.iter().map(|alias| (alias.clone(), key)));
@@ -169,32 +157,6 @@ impl Exports {
             vertex.done_part(line);
             Ok(())
         })
-    }
-
-    /// The content of a cache mount as a layer; what a cache has of it if it was not used here.
-    fn mount(&self, key: &Blake3, id: &str, vertex: &Vertex) -> Result<Option<StepLayer>, ExchangeError> {
-        let store = self.layers.store();
-        let Some(dir) = store.existing_cache_mount(key) else {
-            let known = self.imported.known().mounts.get(key).copied();
-            return Ok(known.and_then(|layer| self.imported.layer_of(layer)));
-        };
-        let line = format!("reading cache mount {id}");
-        vertex.status(&line, 0, 0, false);
-        // Nobody may be changing it.
-        let lock = store.lock(LockKind::CacheMount, &key.0, &|| self.cancel.is_cancelled(), &mut |_| {});
-        self.cancel.check()?;
-        let _lock = lock.map_err(LayerError::Store)?;
-        match self.layers.diff_dirs(&dir, &[]) {
-            Ok(Record { id, tree_id, diff_id, .. }) => {
-                vertex.done_part(line);
-                Ok(Some(StepLayer { id, tree: tree_id, diff_id, times: None }))
-            }
-            Err(LayerError::Cancelled(cancelled)) => Err(cancelled.into()),
-            Err(error) => {
-                vertex.log(Stream::Stderr, format!("cache mount {id} is left out: {error}\n").as_bytes());
-                Ok(None)
-            }
-        }
     }
 
     /// A layer as it will be sent; `None` if it was lost.
@@ -271,7 +233,7 @@ impl Exports {
     }
 
     async fn fetch_index(&self, offer: &Offer, index: &Descriptor) -> Result<Vec<u8>, ExchangeError> {
-        Ok(self.puller.remote(&offer.from)?.blob(index).await?.bytes(MAX_INDEX).await?)
+        Ok(small_blob(self.puller.remote(&offer.from)?.as_ref(), index, MAX_INDEX).await?)
     }
 
     /// The file of a layer's blob.
@@ -301,15 +263,15 @@ impl Exports {
     }
 
     /// Waits for all transfers; the first failure stops the others.
-    async fn finished(
+    pub(super) async fn finished<T: 'static>(
         &self,
-        mut transfers: JoinSet<Result<Option<Outgoing>, ExchangeError>>,
-    ) -> Result<Vec<Outgoing>, ExchangeError> {
+        mut transfers: JoinSet<Result<T, ExchangeError>>,
+    ) -> Result<Vec<T>, ExchangeError> {
         let mut sent = Vec::new();
         loop {
             match tokio::time::timeout(CANCEL_CHECK, transfers.join_next()).await {
                 Ok(None) => return Ok(sent),
-                Ok(Some(finished)) => sent.extend(finished.map_err(std::io::Error::other)??),
+                Ok(Some(finished)) => sent.push(finished.map_err(std::io::Error::other)??),
                 Err(_) => self.cancel.check()?,
             }
         }

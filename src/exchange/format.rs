@@ -12,14 +12,17 @@ use serde::{Deserialize, Serialize};
 use super::ExchangeError;
 use crate::engine::elsewhere::Known;
 use crate::engine::record::StepRecord;
+use crate::layers::MOST_PARTS;
 use crate::oci::manifest::{self, Descriptor, Document, Family, Manifest};
 
 /// Version of the config.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 /// Media type of the config of a cache's manifest.
 pub(super) const CONFIG_TYPE: &str = "application/vnd.rbuild.cache.config.v1+json";
 /// Media type of an index blob.
 pub(super) const INDEX_TYPE: &str = "application/vnd.rbuild.cache.index.v1+gzip";
+/// Media type of a part of a cache mount's content, without what its compression adds.
+pub(super) const MOUNT_TYPE: &str = "application/vnd.rbuild.cache.mount.v1.tar";
 /// The biggest config that is read: some ten thousand steps.
 pub(super) const MAX_CONFIG: u64 = 64 << 20;
 /// The biggest index that is read, compressed and not: a layer of some million files.
@@ -33,7 +36,7 @@ pub(super) struct Config {
     pub(super) records: BTreeMap<StepKey, StepRecord>,
     /// Keys under the names of whole inputs.
     pub(super) aliases: BTreeMap<String, StepKey>,
-    /// All layers that records and mounts name.
+    /// All layers that records name.
     pub(super) layers: BTreeMap<LayerId, CachedLayer>,
     /// Contents of cache mounts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -46,6 +49,9 @@ pub(super) struct CachedMount {
     /// Its `id=`.
     pub(super) id: String,
     pub(super) layer: LayerId,
+    pub(super) diff_id: DiffId,
+    /// One after the other they are its tar, compressed.
+    pub(super) parts: Vec<Descriptor>,
 }
 
 /// A layer of a cache.
@@ -83,6 +89,8 @@ impl Config {
             let same = |l: &CachedLayer| l.tree == record.layer.tree && l.diff_id == record.layer.diff_id;
             record.facts.step_key() == *key && layer.is_some_and(same)
         });
+        // More than anybody cuts is nothing to fetch.
+        config.mounts.retain(|_, mount| (1..=MOST_PARTS).contains(&mount.parts.len()));
         Ok(config)
     }
 
@@ -93,12 +101,11 @@ impl Config {
     /// The manifest of this config, whose descriptor is `config`: every blob is listed, so that registries keep it.
     pub(super) fn manifest(&self, config: Descriptor, family: Family) -> Document {
         let mut blobs: BTreeMap<BlobDigest, Descriptor> = BTreeMap::new();
-        for layer in self.layers.values() {
-            for blob in std::iter::once(&layer.blob).chain(&layer.index) {
-                let mut blob = blob.clone();
-                blob.media_type = family.convert_layer(&blob.media_type);
-                blobs.insert(blob.digest, blob);
-            }
+        let of_layers = self.layers.values().flat_map(|layer| std::iter::once(&layer.blob).chain(&layer.index));
+        for blob in of_layers.chain(self.mounts.values().flat_map(|mount| &mount.parts)) {
+            let mut blob = blob.clone();
+            blob.media_type = family.convert_layer(&blob.media_type);
+            blobs.insert(blob.digest, blob);
         }
         Document::of_manifest(&Manifest {
             schema_version: 2,
@@ -123,9 +130,6 @@ pub(super) fn merge(known: &mut Known, other: Known) {
     }
     for (name, key) in other.aliases {
         known.aliases.entry(name).or_insert(key);
-    }
-    for (mount, layer) in other.mounts {
-        known.mounts.entry(mount).or_insert(layer);
     }
 }
 

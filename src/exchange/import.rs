@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rbuild_cache::digest::LayerId;
+use rbuild_cache::digest::{Blake3, LayerId};
 use tokio::task::JoinHandle;
 
 use super::ExchangeError;
 use super::format::{self, CONFIG_TYPE, CachedLayer, Config, MAX_CONFIG, MAX_INDEX};
 use super::inline;
+use super::mounts::MountOffer;
 use super::spec::{From, Mounts, Source};
 use crate::cancel::Cancel;
 use crate::catalog::pull::Puller;
@@ -25,7 +26,7 @@ use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Descriptor, Document, Parsed};
 use crate::oci::platform::Platform;
 use crate::oci::reference::Reference;
-use crate::registry::{Layout, Remote, Selector};
+use crate::registry::{Layout, Remote, Selector, small_blob};
 
 /// Of an index, as many images are read at most: more platforms are not built at once.
 const MAX_IMAGES: usize = 32;
@@ -62,6 +63,7 @@ pub enum Form {
 struct Found {
     known: Known,
     layers: Vec<(LayerId, Offer)>,
+    mounts: Vec<(Blake3, MountOffer)>,
 }
 
 /// What all sources know, and the way to their blobs.
@@ -69,15 +71,17 @@ struct Found {
 pub struct Imported {
     known: Known,
     offers: BTreeMap<LayerId, Vec<Offer>>,
+    /// Contents of cache mounts, by the names of their directories.
+    pub(super) mounts: BTreeMap<Blake3, Vec<MountOffer>>,
     /// Offers that could not be taken, by layer and place in its list.
     bad: Mutex<BTreeSet<(LayerId, usize)>>,
     /// Layers that came and were what they should be.
     verified: Mutex<BTreeSet<LayerId>>,
-    puller: Puller,
-    layers: Layers,
-    runtime: tokio::runtime::Handle,
-    progress: Progress,
-    cancel: Cancel,
+    pub(super) puller: Puller,
+    pub(super) layers: Layers,
+    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) progress: Progress,
+    pub(super) cancel: Cancel,
 }
 
 /// Sources being read.
@@ -133,16 +137,21 @@ impl Pending {
         let gather = || {
             let running = std::mem::take(&mut *self.running.lock().unwrap_or_else(PoisonError::into_inner));
             let (mut known, mut offers) = (Known::default(), BTreeMap::<LayerId, Vec<Offer>>::new());
+            let mut mounts = BTreeMap::<Blake3, Vec<MountOffer>>::new();
             for source in running {
                 let found = self.runtime.block_on(source).unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
                 format::merge(&mut known, found.known);
                 for (id, offer) in found.layers {
                     offers.entry(id).or_default().push(offer);
                 }
+                for (key, offer) in found.mounts {
+                    mounts.entry(key).or_default().push(offer);
+                }
             }
             Arc::new(Imported {
                 known,
                 offers,
+                mounts,
                 bad: Mutex::default(),
                 verified: Mutex::default(),
                 puller: self.puller.clone(),
@@ -194,6 +203,7 @@ async fn read(
                 let one = read_manifest(remote.as_ref(), &document, &origin, &source.mounts, &what).await?;
                 format::merge(&mut found.known, one.known);
                 found.layers.extend(one.layers);
+                found.mounts.extend(one.mounts);
             }
             Ok(found)
         }
@@ -227,15 +237,12 @@ async fn read_manifest(
         found.layers.push((id, Offer { layer, from: origin.clone() }));
     };
     if parsed.config.media_type.as_ref() == CONFIG_TYPE {
-        let bytes = remote.blob(&parsed.config).await?.bytes(MAX_CONFIG).await?;
+        let bytes = small_blob(remote, &parsed.config, MAX_CONFIG).await?;
         let config = Config::read(&bytes, what)?;
         config.layers.into_iter().for_each(|(id, layer)| offer(id, layer));
         let mounts = config.mounts.into_iter().filter(|(_, mount)| mounts.contain(&mount.id));
-        found.known = Known {
-            records: config.records,
-            aliases: config.aliases,
-            mounts: mounts.map(|(key, mount)| (key, mount.layer)).collect(),
-        };
+        found.mounts = mounts.map(|(key, mount)| (key, MountOffer { mount, from: origin.clone() })).collect();
+        found.known = Known { records: config.records, aliases: config.aliases };
         return Ok(found);
     }
     let of_image = parsed.config.media_type.as_ref().contains("image");
@@ -243,7 +250,7 @@ async fn read_manifest(
         let message = format!("holds no cache of rbuild, but {}", parsed.config.media_type);
         return Err(ExchangeError::Unusable { what: what.to_owned(), message });
     }
-    let bytes = remote.blob(&parsed.config).await?.bytes(manifest::MAX_CONFIG).await?;
+    let bytes = small_blob(remote, &parsed.config, manifest::MAX_CONFIG).await?;
     let config: ImageConfig = manifest::read("image config", &bytes).map_err(malformed)?;
     if let Some(read) = inline::read(&config, &parsed) {
         read.layers.into_iter().for_each(|(StepLayer { id, .. }, layer)| offer(id, layer));
@@ -280,12 +287,6 @@ impl Imported {
             listed.from.retain(|origin| !matches!(origin, Origin::Bucket(_)));
         }
         listed
-    }
-
-    /// The content of a cache mount that is offered, as results name layers.
-    pub(super) fn layer_of(&self, id: LayerId) -> Option<StepLayer> {
-        let CachedLayer { tree, diff_id, .. } = self.offers(&id).into_iter().next()?.layer;
-        Some(StepLayer { id, tree, diff_id, times: None })
     }
 
     /// Whoever has a layer and did not fail to give it.
@@ -359,7 +360,7 @@ impl Imported {
 
     async fn fetch_index(&self, id: LayerId, offer: &Offer, index: &Descriptor) -> Result<(), ExchangeError> {
         let remote = self.puller.remote(&offer.from)?;
-        let blob = remote.blob(index).await?.bytes(MAX_INDEX).await?;
+        let blob = small_blob(remote.as_ref(), index, MAX_INDEX).await?;
         let tree = self.layers.import_index(&id, &format::unpack_index(&blob)?)?;
         as_claimed(tree == offer.layer.tree, id)
     }
@@ -398,6 +399,10 @@ impl Elsewhere for Imported {
                 Need::Files => Want::Files,
             },
         )
+    }
+
+    fn fetch_mount(&self, mount: &Blake3) -> Option<LayerId> {
+        self.mount_content(mount)
     }
 
     fn given_up(&self) -> usize {
@@ -444,7 +449,7 @@ impl Imported {
 }
 
 /// Waits for all futures at once; their results in order.
-async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+pub(super) async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         let mut waiting = false;

@@ -4,6 +4,7 @@
 //! spec     what was asked for                     format   what a cache looks like (docs/cache-format.md)
 //! import   manifest and config at the start;      export   after the build: what the place lacks, then config, then manifest
 //!          blobs when a step reads them           local    a directory that holds what is referenced, and nothing else
+//! inline   results inside an image's config       mounts   contents of cache mounts, in parts
 //! ```
 //! A cache is a claim. Whoever names it trusts it to say which files a step makes, as he trusts a registry with an image; but
 //! what is fetched is put into the store only under the names it really has. Nothing here makes a build fail: a cache that
@@ -15,6 +16,7 @@ mod format;
 mod import;
 mod inline;
 mod local;
+mod mounts;
 pub mod spec;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::output::Dest;
 use super::{Composed, ExportError, Exporter};
 use crate::event::Vertex;
+use crate::layers::LayerError;
 use crate::oci::manifest::{Descriptor, Document, Family, Index};
 use crate::registry::{BlobSource, IMAGE_NAME, LAYOUT_MARK, Layout, REF_NAME};
 use crate::tar::TarWriter;
@@ -227,7 +228,7 @@ pub(super) fn copy<W: Write>(
 ) -> Result<(), ExportError> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        match content.read(&mut buffer).map_err(ExportError::Stream)? {
+        match content.read(&mut buffer).map_err(read_error)? {
             0 => return Ok(()),
             n => {
                 tar.data(&buffer[..n]).map_err(ExportError::Stream)?;
@@ -235,6 +236,11 @@ pub(super) fn copy<W: Write>(
             }
         }
     }
+}
+
+/// A file of a layer that turned out to be damaged says so itself.
+pub(super) fn read_error(error: io::Error) -> ExportError {
+    error.downcast::<LayerError>().map_or_else(ExportError::Stream, ExportError::Layer)
 }
 
 fn meta(mode: u32) -> Meta {

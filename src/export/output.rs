@@ -5,8 +5,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::layers::Framing;
 use crate::oci::manifest::{Family, Packing};
 use crate::oci::reference::{Reference, ReferenceError};
+
+/// Fast, and nearly as small as at the usual 6.
+const GZIP_LEVEL: u32 = crate::layers::gzip::DEFAULT_LEVEL;
+/// zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
 
 /// Attributes make no output.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -174,6 +180,17 @@ pub struct Format {
     pub force: bool,
     /// `rewrite-timestamp`: no file of a layer made here is later than `SOURCE_DATE_EPOCH`.
     pub rewrite_timestamp: bool,
+}
+
+impl Format {
+    /// How layers made here are compressed.
+    pub fn framing(&self) -> Framing {
+        match self.packing.unwrap_or(Packing::Gzip) {
+            Packing::Tar => Framing::None,
+            Packing::Gzip => Framing::Gzip { level: self.level.map_or(GZIP_LEVEL, u32::from) },
+            Packing::Zstd => Framing::Zstd { level: self.level.map_or(ZSTD_LEVEL, i32::from) },
+        }
+    }
 }
 
 /// `annotation-…` attributes. Those of an index need one.

@@ -15,11 +15,6 @@ use crate::oci::config::ImageConfig;
 use crate::oci::manifest::{self, Descriptor, Document, Family, Manifest, Packing};
 use crate::oci::platform::Platform;
 
-/// Fast, and nearly as small as at the usual 6.
-const GZIP_LEVEL: u32 = crate::layers::gzip::DEFAULT_LEVEL;
-/// zstd's own default.
-const ZSTD_LEVEL: i32 = 3;
-
 /// The annotation Docker and containerd show as the creation time.
 pub(super) const CREATED: &str = "org.opencontainers.image.created";
 
@@ -122,11 +117,7 @@ impl Exporter {
             let one = Image { layers: vec![layer.clone()], ..Image::default() };
             self.runtime.block_on(self.puller.ensure_layers(&one, vertex, &self.cancel))?;
         }
-        let framing = match wanted {
-            Packing::Tar => Framing::None,
-            Packing::Gzip => Framing::Gzip { level: format.level.map_or(GZIP_LEVEL, u32::from) },
-            Packing::Zstd => Framing::Zstd { level: format.level.map_or(ZSTD_LEVEL, i32::from) },
-        };
+        let framing = format.framing();
         let record = self.layers.record(&layer.layer)?.ok_or(LayerError::Missing(layer.layer))?;
         // Known is enough: whether the bytes are needed is for the destination to say.
         let packed = match self.layers.known_compressed(&record, framing)? {

@@ -12,7 +12,7 @@ use rbuild_cache::digest::LayerId;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
-use super::archive::{Sent, copy, write_file};
+use super::archive::{Sent, copy, read_error, write_file};
 use super::output::Dest;
 use super::{ExportError, Exporter, Subject};
 use crate::cancel::Cancel;
@@ -257,9 +257,11 @@ impl Files<'_, '_> {
                     let file = rustix::fs::openat(here, &*name, flags, Mode::RUSR | Mode::WUSR);
                     let mut file = std::fs::File::from(file.map_err(fault("make", dest))?);
                     let mut content = self.view.open(&found)?;
-                    let written = self.write(&mut content, &mut file);
-                    let path = || dest.join(entry.path.as_path());
-                    written.map_err(|error| super::archive::file_error("write", &path(), error))?;
+                    if let Err(error) = self.write(&mut content, &mut file, &entry.path) {
+                        // What cannot be written whole is not left there.
+                        let _told_already = rustix::fs::unlinkat(here, &*name, AtFlags::empty());
+                        return Err(error);
+                    }
                     for (key, value) in &entry.meta.xattrs {
                         // The file system may know no attributes, and others than user.* need root.
                         let _best_effort = rustix::fs::fsetxattr(&file, &**key, value, rustix::fs::XattrFlags::empty());
@@ -322,13 +324,14 @@ impl Files<'_, '_> {
         }
     }
 
-    fn write(&mut self, content: &mut dyn Read, file: &mut std::fs::File) -> io::Result<()> {
+    fn write(&mut self, content: &mut dyn Read, file: &mut std::fs::File, path: &LayerPath) -> Result<(), ExportError> {
+        let fault = |error| super::archive::file_error("write", &self.dest.join(path.as_path()), error);
         let mut buffer = vec![0; 128 << 10];
         loop {
-            match content.read(&mut buffer)? {
+            match content.read(&mut buffer).map_err(read_error)? {
                 0 => return Ok(()),
                 n => {
-                    file.write_all(&buffer[..n])?;
+                    file.write_all(&buffer[..n]).map_err(fault)?;
                     self.sent.more(n as u64);
                 }
             }

@@ -9,7 +9,7 @@
 use std::io::{self, Read, Write};
 
 use rbuild_cache::digest::{BlobDigest, LayerId};
-use rbuild_cache::{Kind, ObjectRef};
+use rbuild_cache::{BlobWriter, Kind, ObjectRef};
 use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, Earlier};
@@ -47,7 +47,8 @@ impl Framing {
         }
     }
 
-    fn name(self) -> String {
+    /// Everything the compressed bytes depend on besides the plain ones.
+    pub(super) fn name(self) -> String {
         match self {
             Self::None => "none".to_owned(),
             Self::Gzip { level } => format!("gzip-{level}-v{GZIP_VERSION}"),
@@ -66,6 +67,8 @@ pub struct Compressed {
 }
 
 const PREFIX: &str = "layer-";
+/// Parts of layers: `parts.rs`.
+pub(super) const PART_PREFIX: &str = "part-";
 
 impl Layers {
     /// The compressed blob if it was made before, in the store or not: enough to write a manifest.
@@ -73,10 +76,21 @@ impl Layers {
         if framing == Framing::None {
             return Ok(Some(Compressed { digest: BlobDigest(record.diff_id.0), size: record.size }));
         }
-        let name = derived_name(record, framing);
-        let Some(bytes) = self.store.get(Kind::Derived, &name)? else { return Ok(None) };
-        self.store.touch(Kind::Derived, &name)?;
+        self.derived(&derived_name(record, framing))
+    }
+
+    /// A blob that was made before under this name.
+    pub(super) fn derived(&self, name: &str) -> Result<Option<Compressed>> {
+        let Some(bytes) = self.store.get(Kind::Derived, name)? else { return Ok(None) };
+        self.store.touch(Kind::Derived, name)?;
         Ok(serde_json::from_slice(&bytes).ok())
+    }
+
+    /// Remembers a blob under the name of what it was made of.
+    pub(super) fn keep_derived(&self, name: &str, made: Compressed) -> Result<()> {
+        let json = serde_json::to_vec(&made)
+            .map_err(|e| LayerError::Stream { operation: "encode layer record", source: e.into() })?;
+        Ok(self.store.put(Kind::Derived, name, &json)?)
     }
 
     /// The layer's tar as a blob in the store, compressed as asked with up to `threads` threads. The bytes do not depend on
@@ -86,42 +100,41 @@ impl Layers {
         if let Some(known) = self.stored(&record, framing)? {
             return Ok(known);
         }
-        let _lock = self.lock(id)?;
+        // Not the layer's own lock: a step may want its tree meanwhile.
+        let _lock = self.lock_named(derived_name(&record, framing).as_bytes())?;
         if let Some(known) = self.stored(&record, framing)? {
             return Ok(known);
         }
-        let tar = Cancellable { inner: self.tar(id)?, layers: self.clone() };
-        let writer = self.store.blob_writer()?;
         let earlier = Earlier::new(self.store.clone(), framing.name());
-        let mut pieces = Vec::new();
-        let made = match framing {
-            Framing::None => {
-                let mut tar = tar;
-                let mut writer = writer;
-                io::copy(&mut tar, &mut writer).map(|_| writer)
-            }
-            Framing::Gzip { level } => {
-                let recall = |hash: &_, first| earlier.recall(hash, first);
-                let made = gzip::compress(tar, writer, level, threads, &recall);
-                made.map(|(writer, made)| {
-                    pieces = made;
-                    writer
-                })
-            }
-            Framing::Zstd { level } => zstd(tar, writer, level, threads),
-        };
-        self.cancel.check()?;
-        let writer = made.map_err(failed)?;
+        let recall = |hash: &_, first| earlier.recall(hash, first);
+        let (writer, pieces) = self.pack(self.tar(id)?, framing, threads, &recall)?;
         let expected = (framing == Framing::None).then_some(BlobDigest(record.diff_id.0));
         let (digest, size) = writer.commit(expected)?;
         let compressed = Compressed { digest, size };
         if framing != Framing::None {
-            let json = serde_json::to_vec(&compressed)
-                .map_err(|e| LayerError::Stream { operation: "encode layer record", source: e.into() })?;
-            self.store.put(Kind::Derived, &derived_name(&record, framing), &json)?;
+            self.keep_derived(&derived_name(&record, framing), compressed)?;
         }
         earlier.note(digest, &pieces)?;
         Ok(compressed)
+    }
+
+    /// Compresses a stream into a blob that is to be committed.
+    pub(super) fn pack(
+        &self,
+        plain: Box<dyn Read + Send>,
+        framing: Framing,
+        threads: usize,
+        recall: &gzip::Recall<'_>,
+    ) -> Result<(BlobWriter, Vec<gzip::Piece>)> {
+        let mut plain = Cancellable { inner: plain, layers: self.clone() };
+        let mut writer = self.store.blob_writer()?;
+        let made = match framing {
+            Framing::None => io::copy(&mut plain, &mut writer).map(|_| (writer, Vec::new())),
+            Framing::Gzip { level } => gzip::compress(plain, writer, level, threads, recall),
+            Framing::Zstd { level } => zstd(plain, writer, level, threads).map(|writer| (writer, Vec::new())),
+        };
+        self.cancel.check()?;
+        made.map_err(failed)
     }
 
     fn stored(&self, record: &Record, framing: Framing) -> Result<Option<Compressed>> {
@@ -139,7 +152,7 @@ pub(super) fn references(name: &str, bytes: &[u8]) -> Option<Vec<ObjectRef>> {
     if let Some(references) = chunks::references(name, bytes) {
         return Some(references);
     }
-    name.strip_prefix(PREFIX)?;
+    name.strip_prefix(PREFIX).or_else(|| name.strip_prefix(PART_PREFIX))?;
     let compressed: Compressed = serde_json::from_slice(bytes).ok()?;
     Some(vec![ObjectRef::RemakableBlob(compressed.digest)])
 }

@@ -85,12 +85,34 @@ pub enum LayerError {
         /// What is wrong.
         reason: String,
     },
-    /// A layer's tree is not what its index says.
-    #[error("stored tree of layer {0} is damaged: {1} differs; the next build makes it again")]
+    /// A file of a layer is not what its index says.
+    #[error("stored layer {0} is damaged: {1} differs; the next build makes it again")]
     DamagedTree(LayerId, LayerPath),
     /// The store has no record of this layer, or none of the forms asked for can be made.
     #[error("layer {0} is not in the store any more")]
     Missing(LayerId),
+}
+
+impl LayerError {
+    /// Whether a stored layer turned out to be damaged, be it while a file of it was read.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::DamagedTree(..) => true,
+            Self::Content { source, .. } | Self::Stream { source, .. } | Self::Io { source, .. } => {
+                source.get_ref().and_then(|inner| inner.downcast_ref::<Self>()).is_some_and(Self::is_damage)
+            }
+            Self::Cancelled(_)
+            | Self::Store(_)
+            | Self::Tar(_)
+            | Self::Decode(_)
+            | Self::Index(_)
+            | Self::ContextChanged(_)
+            | Self::DiffIdMismatch { .. }
+            | Self::LayerIdMismatch { .. }
+            | Self::Inconsistent { .. }
+            | Self::Missing(_) => false,
+        }
+    }
 }
 
 /// Short for this module's results.

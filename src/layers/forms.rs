@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use rayon::prelude::*;
-use rbuild_cache::digest::{BlobDigest, DiffId, LayerId};
+use rbuild_cache::digest::{Blake3, BlobDigest, DiffId, LayerId};
 use rustix::fs::{Mode, OFlags};
 
 use super::disk::TreeWriter;
@@ -143,18 +143,46 @@ impl Layers {
         Ok(Box::new(reader))
     }
 
-    /// The content of one file of a layer. `path` must carry it itself, not as a hard link.
+    /// The content of one file of a layer. `path` must carry it itself, not as a hard link. Whoever reads it to its end has an
+    /// error there if it is not what the index says; the damaged form is gone then.
     pub(super) fn open(&self, id: &LayerId, path: &LayerPath) -> Result<Box<dyn Read + Send>> {
         let loaded = self.loaded(id)?;
-        let cached = loaded.form.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(form) = &cached
-            && let Ok(content) = form.content(&loaded, path)
-        {
+        let (content, form) = self.open_in(id, &loaded, path)?;
+        let Some(Kind::File { content: expected, .. }) = loaded.index.get(path).map(|entry| &entry.kind) else {
             return Ok(content);
+        };
+        let (layers, id, path) = (self.clone(), *id, path.clone());
+        let damaged = move || layers.drop_damaged(&id, &form, &path);
+        Ok(Box::new(Checked {
+            content,
+            hash: blake3::Hasher::new(),
+            expected: *expected,
+            damaged: Some(Box::new(damaged)),
+        }))
+    }
+
+    /// Removes a form that has other bytes than the layer, so that the next build makes it anew.
+    fn drop_damaged(&self, id: &LayerId, form: &Open, path: &LayerPath) -> LayerError {
+        let removed = match form {
+            Open::Tree(..) => self.store.remove_tree(id).map_err(LayerError::from),
+            Open::Blob(_) => self.record(id).and_then(|record| match record {
+                Some(record) => Ok(self.store.remove_blob(&BlobDigest(record.diff_id.0))?),
+                None => Ok(false),
+            }),
+        };
+        removed.map_or_else(|error| error, |_| LayerError::DamagedTree(*id, path.clone()))
+    }
+
+    fn open_in(&self, id: &LayerId, loaded: &Loaded, path: &LayerPath) -> Result<(Box<dyn Read + Send>, Open)> {
+        let cached = loaded.form.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(form) = cached
+            && let Ok(content) = form.content(loaded, path)
+        {
+            return Ok((content, form));
         }
         // Nothing is open yet, or it was removed under us: say what there is now.
         let form = self.open_form(id)?;
-        let content = match (form.content(&loaded, path), &form) {
+        let content = match (form.content(loaded, path), &form) {
             (Ok(content), _) => content,
             // Its next user makes it anew.
             (Err(LayerError::Io { source, .. }), Open::Tree(..)) if source.kind() == io::ErrorKind::NotFound => {
@@ -163,8 +191,8 @@ impl Layers {
             }
             (Err(error), _) => return Err(error),
         };
-        *loaded.form.lock().unwrap_or_else(PoisonError::into_inner) = Some(form);
-        Ok(content)
+        *loaded.form.lock().unwrap_or_else(PoisonError::into_inner) = Some(form.clone());
+        Ok((content, form))
     }
 
     fn open_form(&self, id: &LayerId) -> Result<Open> {
@@ -288,6 +316,30 @@ impl Open {
                 Ok(Box::new(Part { file: Arc::clone(file), at: loaded.offsets()?[at], left: *size }))
             }
         }
+    }
+}
+
+/// Fails at the end of a content that is not what it should be.
+struct Checked {
+    content: Box<dyn Read + Send>,
+    hash: blake3::Hasher,
+    expected: Blake3,
+    /// Makes the error, once.
+    damaged: Option<Box<dyn FnOnce() -> LayerError + Send>>,
+}
+
+impl Read for Checked {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.content.read(buffer)?;
+        self.hash.update(&buffer[..n]);
+        if n == 0
+            && !buffer.is_empty()
+            && Blake3(*self.hash.finalize().as_bytes()) != self.expected
+            && let Some(damaged) = self.damaged.take()
+        {
+            return Err(io::Error::other(damaged()));
+        }
+        Ok(n)
     }
 }
 

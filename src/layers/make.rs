@@ -236,8 +236,13 @@ impl Layers {
 
     /// Locks the making of one layer's forms.
     pub(super) fn lock(&self, id: &LayerId) -> Result<rbuild_cache::LockGuard> {
+        self.lock_named(&id.0.0)
+    }
+
+    /// Locks the making of something derived from a layer.
+    pub(super) fn lock_named(&self, name: &[u8]) -> Result<rbuild_cache::LockGuard> {
         let cancelled = || self.cancel.is_cancelled();
-        let guard = self.store.lock(LockKind::Layer, &id.0.0, &cancelled, &mut |_| {});
+        let guard = self.store.lock(LockKind::Layer, name, &cancelled, &mut |_| {});
         self.cancel.check()?;
         Ok(guard?)
     }

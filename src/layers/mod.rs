@@ -10,6 +10,7 @@
 //! keep their bytes and are never written anew. This module knows nothing of images, steps or registries: where a foreign
 //! layer's bytes come from is the caller's business.
 
+mod ahead;
 mod beneath;
 mod chunks;
 mod compress;
@@ -23,6 +24,7 @@ pub mod gzip;
 pub mod identity;
 pub mod index;
 mod make;
+mod parts;
 #[cfg(test)]
 mod samples;
 mod squash;
@@ -41,11 +43,13 @@ use rbuild_cache::digest::{BlobDigest, DiffId, LayerId, TreeId};
 use rbuild_cache::{Kind, ObjectRef, Store};
 use serde::{Deserialize, Serialize};
 
+pub use ahead::{Ahead, Wanted};
 pub use compress::{Compressed, Framing};
 pub use error::{LayerError, Result};
 pub use identity::foreign_layer_id;
 pub use index::Index;
 pub use make::Source;
+pub use parts::{MOST_PARTS, Part};
 pub use stream::{Content, Opener};
 pub use view::View;
 pub use xattrs::{OPAQUE_NAME, OverlayXattrs, WHITEOUT_TEXT};

@@ -37,7 +37,7 @@ use crate::exec::Executor;
 use crate::export::Part;
 use crate::fetch::Fetcher;
 use crate::image;
-use crate::layers::Layers;
+use crate::layers::{self, Ahead, Layers};
 use crate::oci::platform::Platform;
 use crate::plan::graph::{From, Op, Plan, StepId};
 use crate::plan::{self, PlanOptions};
@@ -92,6 +92,10 @@ pub struct Spec<'a> {
     pub form: exchange::Form,
     /// Results go into the images' configs.
     pub inline_cache: bool,
+    /// What of the result is wanted compressed.
+    pub compressed: layers::Wanted,
+    /// How many threads compress at once.
+    pub threads: usize,
 }
 
 impl std::fmt::Debug for Spec<'_> {
@@ -115,6 +119,8 @@ pub struct Built {
     pub results: exchange::Results,
     /// What came from caches.
     pub imported: Arc<exchange::Imported>,
+    /// Goes on with the layer it is at while outputs are made.
+    _ahead: Ahead,
 }
 
 impl Built {
@@ -152,8 +158,10 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Resu
     let caches = exchange::Pending::start(spec.cache_from, platforms, puller, layers, runtime, progress, cancel);
     let file = load(world, spec)?;
     let slots = Slots::new(spec.options.jobs);
+    let ahead = Ahead::new(layers, spec.compressed.clone(), spec.threads);
     let shown = Mutex::default();
-    let common = Common { world, spec, file: &file, slots: &slots, shown_contexts: &shown, caches: &caches };
+    let common =
+        Common { world, spec, file: &file, slots: &slots, ahead: &ahead, shown_contexts: &shown, caches: &caches };
     let results: Vec<Result<One, BuildError>> = match platforms {
         [] | [_] => vec![common.one(spec.plan)],
         several => std::thread::scope(|scope| {
@@ -165,6 +173,7 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Resu
             running.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         }),
     };
+    ahead.close();
     let mut built = Built {
         images: Vec::new(),
         lints: Vec::new(),
@@ -172,6 +181,7 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Resu
         steps: Vec::new(),
         results: exchange::Results::default(),
         imported: caches.imported(),
+        _ahead: ahead,
     };
     let mut failure = None;
     let mut note = notes::BuildNote::default();
@@ -215,6 +225,7 @@ struct Common<'a> {
     spec: &'a Spec<'a>,
     file: &'a Dockerfile,
     slots: &'a Slots,
+    ahead: &'a Ahead,
     shown_contexts: &'a Mutex<BTreeSet<String>>,
     caches: &'a exchange::Pending,
 }
@@ -232,12 +243,12 @@ struct One {
 
 impl Common<'_> {
     fn one(&self, options: &PlanOptions) -> Result<One, BuildError> {
-        let Self { world, spec, file, slots, shown_contexts, caches } = *self;
+        let Self { world, spec, file, slots, ahead, shown_contexts, caches } = *self;
         let (plan, lints, images) = resolve_plan(world, spec, options, file)?;
         show_contexts(world, &plan, shown_contexts);
         let bases = bases::Bases { world, images: &images };
         let imported = caches.imported();
-        let engine = engine(world, spec, &bases, imported.clone(), slots);
+        let engine = engine(world, spec, &bases, imported.clone(), slots, ahead);
         let mut finished = drive(&engine, &plan, &imported, spec.form);
         let mut one = One {
             image: None,
@@ -297,6 +308,7 @@ fn engine<'a>(
     bases: &'a bases::Bases<'a>,
     elsewhere: Arc<exchange::Imported>,
     slots: &'a Slots,
+    ahead: &'a Ahead,
 ) -> Engine<'a> {
     Engine {
         store: world.store,
@@ -314,6 +326,7 @@ fn engine<'a>(
         progress: world.progress,
         cancel: world.cancel,
         slots,
+        ahead,
         damaged: std::sync::atomic::AtomicUsize::new(0),
         fetched: Mutex::default(),
     }

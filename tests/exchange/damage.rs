@@ -10,6 +10,7 @@ use crate::{as_root_and_rootless, shared_base};
 
 as_root_and_rootless! {
     damaged_objects_are_misses
+    a_damaged_file_that_is_copied_heals_within_the_build
     a_lost_file_of_a_tree_costs_one_build
 }
 
@@ -85,17 +86,50 @@ fn damaged_objects_are_misses(who: Who) {
     }
 }
 
+/// The files of all trees.
+fn trees(rig: &Rig) -> Vec<PathBuf> {
+    let kinds = std::fs::read_dir(rig.store()).expect("store").flatten().map(|entry| entry.path());
+    let trees = kinds.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("trees-")));
+    trees.flat_map(|dir| files(&dir)).collect()
+}
+
 fn a_lost_file_of_a_tree_costs_one_build(who: Who) {
     let rig = Rig::new(who);
     let base = "BASE=busybox";
     let right = built(&rig, base, "right");
-    let trees = std::fs::read_dir(rig.store()).expect("store").flatten().map(|entry| entry.path());
-    let trees = trees.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("trees-")));
-    let all: Vec<PathBuf> = trees.flat_map(|dir| files(&dir)).collect();
-    let lost = all.iter().find(|path| path.ends_with("fs/r")).expect("made by a RUN");
-    std::fs::write(lost, "").expect("written");
     let context = rig.arg("context");
-    let error = rig.fails(&["build", "--build-arg", base, "-o", "damaged", &context]);
-    assert!(error.contains("is damaged: /r differs; the next build makes it again"), "{error}");
-    assert_eq!(built(&rig, base, "healed"), right);
+    let tar = format!("type=tar,dest={}", rig.arg("damaged.tar"));
+    // The second time as many bytes with the old times: only reading them tells.
+    for (text, to) in [("", "damaged"), ("R\n", "altered"), ("R\n", &tar)] {
+        let all = trees(&rig);
+        let lost = all.iter().find(|path| path.ends_with("fs/r")).expect("made by a RUN");
+        let times = std::fs::metadata(lost).expect("there").modified().expect("time");
+        std::fs::write(lost, text).expect("written");
+        std::fs::File::options().append(true).open(lost).and_then(|file| file.set_modified(times)).expect("set");
+        let error = rig.fails(&["build", "--build-arg", base, "-o", to, &context]);
+        assert!(error.contains("is damaged: /r differs; the next build makes it again"), "{error}");
+        let left = ["damaged.tar", "altered/r"].map(|name| rig.path(name).exists());
+        assert_eq!(left, [false, false], "what is wrong is not left behind");
+        assert_eq!(built(&rig, base, "healed"), right);
+    }
+}
+
+/// A damaged file that a step copies is made again within the build.
+fn a_damaged_file_that_is_copied_heals_within_the_build(who: Who) {
+    let rig = Rig::new(who);
+    let dockerfile = |text: &str| {
+        format!("FROM busybox AS made\nRUN echo made >/made\nFROM busybox\nCOPY --from=made /made /{text}\n")
+    };
+    let build = |text: &str, to: &str| {
+        let context = rig.context("copied", &[("Dockerfile", &dockerfile(text))]);
+        let log = rig.build(&["-o", to, &context]);
+        (std::fs::read_to_string(rig.path(to).join(text)).expect("there"), log)
+    };
+    assert_eq!(build("one", "one").0, "made\n");
+    let all = trees(&rig);
+    let made = all.iter().find(|path| path.ends_with("fs/made")).expect("made by a RUN");
+    std::fs::write(made, "MADE\n").expect("written");
+    let (copied, log) = build("two", "two");
+    assert_eq!(copied, "made\n", "{log}");
+    assert!(log.contains("is damaged: /made differs"), "{log}");
 }

@@ -88,6 +88,9 @@ all that is not listed here they agreed, but for the wording of network errors a
 - Faults of ignore files name file and line; faults of references and heredoc names say more behind BuildKit's words.
 - A stage that stands on a directory (`--build-context name=dir`) has a history entry for it before its own; BuildKit writes one
   behind them, with the text of another step.
+- A COPY of what is already there, byte for byte and with the same time, is in its layer again; BuildKit's differ leaves it out
+  (`COPY package.json ./`, later `COPY . .`). The files of the image are the same.
+- `COPY --parents x/./ /p/` copies what is in `x`, as buildah does; BuildKit looks for `x` in vain.
 - An image without layers says `"layers":[]` and `"diff_ids":[]`, where BuildKit writes `null`.
 - The working directory of an image for Windows is written with slashes (D167).
 - `SOURCE_DATE_EPOCH` with the name of a stage is refused: seconds, `context` and named contexts work (D060).

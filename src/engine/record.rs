@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::tar::entry::Entry;
 
 /// Version of the key encoding; a change makes every earlier record unreachable.
-pub const KEY_VERSION: u32 = 2;
+pub const KEY_VERSION: u32 = 3;
 
 /// The name of the fact that stands for all layers below a step.
 pub const ROOT: &str = "the root it starts from";

@@ -182,7 +182,10 @@ impl Placed {
 
     /// The devices that the root lacks, where we may make and use any. A file stands in for /dev/null, which every shell wants.
     fn make_devices(&mut self, rooted: &mut Rooted) -> io::Result<()> {
-        let dev = rooted.open("/dev", Missing::MountDirectory)?;
+        for missing in ["/proc", "/sys"] {
+            rooted.open(missing, Missing::SystemDirectory)?;
+        }
+        let dev = rooted.open("/dev", Missing::SystemDirectory)?;
         self.remember(rooted, &dev)?;
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut made = Vec::new();

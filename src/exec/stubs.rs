@@ -1,8 +1,9 @@
 //! What a sandbox made in a root only to mount something there, and its removal after the step.
 //!
 //! Nothing of the sandbox stays in the layer: neither mount points, nor the directories made for them, nor the times that
-//! making them changed. What a process put there, or replaced, stays. Resolves below a directory without following links,
-//! since by now the step may have put anything in their place.
+//! making them changed. What a process put there, or replaced, stays; so do /proc, /sys and /dev in an image that lacks them,
+//! which is BuildKit's result too: they are no stubs. Resolves below a directory without following links, since by now the
+//! step may have put anything in their place.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -17,8 +17,9 @@ pub struct Overlay {
 /// Lower directories that the kernel takes at most.
 const MAX_LOWERS: usize = 500;
 
-/// Directories and files on which every sandbox mounts something.
-const MOUNT_POINTS: ([&str; 4], [&str; 2]) = (["dev", "etc", "proc", "sys"], ["etc/hosts", "etc/resolv.conf"]);
+/// A directory, and files on which every sandbox mounts something. /dev, /proc and /sys are not here: in an image that lacks
+/// them they become part of the layer.
+const MOUNT_POINTS: ([&str; 1], [&str; 2]) = (["etc"], ["etc/hosts", "etc/resolv.conf"]);
 
 impl Overlay {
     /// Overlays of trees with these marks. `skeleton` is an empty directory on the same file system that outlives them: at

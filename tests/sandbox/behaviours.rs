@@ -1,5 +1,6 @@
 //! What every sandbox must do, one function per behaviour.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ macro_rules! named {
 
 pub const ALL: &[Named] = named![
     env_is_exact exit_codes first_process_of_its_namespace program_faults user_and_groups capabilities_and_filter insecure_is_not_confined
-    forbidden_calls working_directory limits devices device_nodes_are_dead rbuild_is_not_run_inside hidden_and_read_only_parts nothing_stays names_and_network own_network_has_only_lo
+    forbidden_calls working_directory limits devices device_nodes_are_dead rbuild_is_not_run_inside hidden_and_read_only_parts nothing_stays system_directories_stay names_and_network own_network_has_only_lo
     output_is_whole_and_in_order background_processes_die killed_from_outside cancel_kills_everything kill_of_rbuild_leaves_nothing
     many_at_once one_id_pretends programs_of_the_host mount_bind mount_stack mount_discard mount_tmpfs mount_file mount_socket
     mounts_stay_inside the_mode_is_told runs_again_on_the_same_root snapshots_show_the_stack a_terminal_is_lent
@@ -278,6 +279,7 @@ fn nothing_stays(setting: Setting) {
         Root::Overlay { upper, .. } => upper.clone(),
         Root::Directory(path) => path.clone(),
     };
+    bench.start(&root, &process(&["true"]), &Cancel::new()).exit.expect("runs");
     let mut before = listing(&directory);
     let mut process = process(&["true"]);
     let file = || MountKind::File { content: b"x".to_vec(), executable: false, mode: 0o400, uid: 0, gid: 0 };
@@ -306,6 +308,24 @@ fn nothing_stays(setting: Setting) {
     bench.start(&root, &process, &Cancel::new()).exit.expect("runs");
     assert_eq!(fs_err::read_to_string(directory.join("run/secrets/mine")).expect("read"), "kept\n");
     assert!(!directory.join("run/secrets/deep").exists());
+}
+
+/// What BuildKit leaves in an image that has none of them; whoever removed them would make other layers than it does.
+fn system_directories_stay(setting: Setting) {
+    let bench = Bench::new(setting);
+    let root = bench.root();
+    let directory = match &root {
+        Root::Overlay { upper, .. } => upper.clone(),
+        Root::Directory(path) => path.clone(),
+    };
+    let exit = bench.start(&root, &process(&["true"]), &Cancel::new()).exit.expect("runs");
+    for name in ["proc", "sys", "dev"] {
+        assert!(!bench.lowers[0].join(name).exists());
+        assert!(!exit.stubs.contains(&format!("/{name}")), "{:?}", exit.stubs);
+        let made = fs_err::symlink_metadata(directory.join(name)).expect("it stays");
+        assert_eq!((made.is_dir(), made.mode() & 0o7777), (true, 0o755), "{name}");
+        assert_eq!(fs_err::read_dir(directory.join(name)).expect("reads").count(), 0, "{name}");
+    }
 }
 
 fn names_and_network(setting: Setting) {

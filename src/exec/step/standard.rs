@@ -92,7 +92,7 @@ pub(super) fn mount_all(
 }
 
 fn mount_proc(root: &mut Rooted) -> Result<(), Fault> {
-    let target = root.target("/proc", Missing::MountDirectory).during("create /proc")?;
+    let target = root.target("/proc", Missing::SystemDirectory).during("create /proc")?;
     fresh("proc", &[], INERT, &target)
         .or_else(|error| {
             // In a container whose own /proc has hidden parts the kernel gives no unhidden one. The outer one shows more
@@ -105,7 +105,7 @@ fn mount_proc(root: &mut Rooted) -> Result<(), Fault> {
 
 fn mount_sys(root: &mut Rooted, staging: &mut Staging, process: &Process, ground: Ground) -> Result<(), Fault> {
     let attributes = if process.insecure { INERT } else { INERT | READ_ONLY };
-    let target = root.target("/sys", Missing::MountDirectory).during("create /sys")?;
+    let target = root.target("/sys", Missing::SystemDirectory).during("create /sys")?;
     // A new one shows the devices of the network namespace, so the kernel wants us to own that.
     let owned = !ground.user_namespace || process.isolate_network;
     let made = if owned { fresh("sysfs", &[], attributes, &target) } else { Err(rustix::io::Errno::PERM.into()) };
@@ -130,7 +130,7 @@ const CGROUP2_MAGIC: u64 = 0x6367_7270;
 
 fn mount_dev(root: &mut Rooted, staging: &mut Staging, process: &Process, ground: Ground) -> Result<(), Fault> {
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let target = root.target("/dev", Missing::MountDirectory).during("create /dev")?;
+    let target = root.target("/dev", Missing::SystemDirectory).during("create /dev")?;
     let nodes = if process.insecure { MountAttrFlags::empty() } else { mounts::NO_DEVICES };
     fresh(
         "tmpfs",

@@ -30,6 +30,9 @@ pub(crate) enum Missing {
     MountFile,
     /// Make directories that stay, owned by this user and group.
     Directory(u32, u32),
+    /// Make directories that stay, though something is mounted there: /proc, /sys and /dev, which runtimes add to an image that
+    /// lacks them, and so does BuildKit.
+    SystemDirectory,
     /// Report `ENOENT`.
     Fail,
 }
@@ -135,7 +138,7 @@ impl Rooted {
         let file = match missing {
             Missing::Fail => return Err(Errno::NOENT.into()),
             Missing::MountFile => last,
-            Missing::MountDirectory | Missing::Directory(..) => false,
+            Missing::MountDirectory | Missing::Directory(..) | Missing::SystemDirectory => false,
         };
         let before = Moment::of(&fstat(top)?);
         if file {
@@ -163,7 +166,7 @@ impl Rooted {
                     self.parents.push((top.try_clone()?, Parent { path: at.to_owned(), before, after: before }));
                 }
             }
-            Missing::MountDirectory | Missing::MountFile | Missing::Fail => {}
+            Missing::MountDirectory | Missing::MountFile | Missing::SystemDirectory | Missing::Fail => {}
         }
         enter(top, name)
     }

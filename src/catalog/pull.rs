@@ -91,9 +91,9 @@ impl PullError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Registry(error) => error.help(),
+            Self::Manifest { source, .. } => source.help(),
             Self::Name { .. }
             | Self::NotLocal(_)
-            | Self::Manifest { .. }
             | Self::Unusable { .. }
             | Self::Layer { .. }
             | Self::Cancelled(_)

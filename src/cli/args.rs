@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::args_build::{BuildArgs, ExplainRuleArgs, GraphArgs, PlanArgs};
 use super::args_image::{
@@ -146,9 +146,18 @@ const GROUPS: &[(&str, &[&str])] = &[
 
 /// clap's description of the whole command line; also what completions are made from.
 pub fn command() -> Command {
-    let command = Cli::command();
+    let command = as_docker_takes_values(Cli::command());
     let help = overview(&command);
     command.override_help(help)
+}
+
+/// What comes after an option that needs a value is its value, whatever it looks like, as in Docker: `--target -a`.
+fn as_docker_takes_values(command: Command) -> Command {
+    let takes_any = |arg: Arg| {
+        let takes_next = arg.get_action().takes_values() && !arg.is_positional() && !arg.is_require_equals_set();
+        if takes_next { arg.allow_hyphen_values(true) } else { arg }
+    };
+    command.mut_args(takes_any).mut_subcommands(as_docker_takes_values)
 }
 
 /// Parses a command line, program name first. The error prints itself: help and version are errors to clap, too.
@@ -293,6 +302,19 @@ mod tests {
 
     fn cli(line: &str) -> Result<Cli, clap::Error> {
         parse(line.split(' ').filter(|word| !word.is_empty()).map(OsString::from))
+    }
+
+    #[test]
+    fn a_value_may_look_like_an_option() {
+        let args = build("rbuild --target -a --build-arg --no-cache --label -x=--y -t -z .");
+        assert_eq!(args.source.target.as_deref(), Some("-a"));
+        assert_eq!(args.source.build_arg, ["--no-cache"]);
+        assert_eq!(
+            (args.source.label.as_slice(), args.tag.as_slice()),
+            (&["-x=--y".to_owned()][..], &["-z".to_owned()][..])
+        );
+        assert!(!args.no_cache && cli("rbuild build . --target").is_err());
+        assert_eq!(build("rbuild --pull --target a .").pull.as_deref(), Some("always"));
     }
 
     fn build(line: &str) -> Box<BuildArgs> {

@@ -75,10 +75,14 @@ pub struct BuildArgs {
     ///   type=local,dest=DIR              the files of the last stage
     ///   type=tar,dest=FILE|-             the same as an archive
     ///   type=cacheonly                   nothing
-    /// Attributes of images: name, push, push-by-digest, registry.insecure, name-canonical,
-    /// dangling-name-prefix, unpack, store, oci-mediatypes, compression (gzip, zstd, uncompressed),
-    /// compression-level, force-compression, rewrite-timestamp, annotation[-TYPE][[PLATFORM]].NAME.
-    /// Of local and tar: platform-split.
+    /// Attributes of images:
+    ///   name, push, push-by-digest, registry.insecure, name-canonical,
+    ///   dangling-name-prefix, unpack, store, oci-mediatypes,
+    ///   compression (gzip, zstd, uncompressed), compression-level,
+    ///   force-compression, rewrite-timestamp,
+    ///   annotation[-TYPE][[PLATFORM]].NAME
+    /// Of local and tar:
+    ///   platform-split
     #[arg(short, long, value_name = "DEST", help_heading = "Results", verbatim_doc_comment)]
     pub output: Vec<String>,
 
@@ -114,10 +118,12 @@ pub struct BuildArgs {
     ///
     ///   type=registry,ref=NAME           also registry.insecure
     ///   type=local,src=DIR               a directory; also tag, digest
-    ///   type=s3,bucket=NAME,region=NAME  a bucket; also name, prefix, blobs_prefix, manifests_prefix, endpoint_url,
-    ///                                    use_path_style, access_key_id, secret_access_key, session_token
-    ///                                    (the last three and region else from AWS_ variables)
-    /// mounts=none or ids of cache mounts: fill only these from it. May be given several times.
+    ///   type=s3,bucket=NAME,region=NAME  a bucket; also name, prefix,
+    ///     blobs_prefix, manifests_prefix, endpoint_url, use_path_style,
+    ///     access_key_id, secret_access_key, session_token
+    ///     (the last three and region else from AWS_ variables)
+    /// mounts=none or ids of cache mounts: fill only these from it.
+    /// May be given several times.
     #[arg(long, value_name = "CACHE", help_heading = "Cache", verbatim_doc_comment)]
     pub cache_from: Vec<String>,
 
@@ -125,11 +131,14 @@ pub struct BuildArgs {
     ///
     ///   type=registry,ref=NAME           a registry; also registry.insecure
     ///   type=local,dest=DIR              a directory; also tag
-    ///   type=s3,bucket=NAME,region=NAME  a bucket, as above; also upload_parallelism, touch_refresh, retry_max_attempts
+    ///   type=s3,bucket=NAME,region=NAME  a bucket, as above; also
+    ///     upload_parallelism, touch_refresh, retry_max_attempts
     ///   type=inline                      the image itself
-    /// Attributes: mode (max, the default: all steps; min: those in the result), mounts (all, or ids of cache mounts:
-    /// their content, too), ignore-error, oci-mediatypes, compression (gzip, zstd, uncompressed), compression-level,
-    /// force-compression.
+    /// Attributes:
+    ///   mode (max, the default: all steps; min: those in the result),
+    ///   mounts (all, or ids of cache mounts: their content, too),
+    ///   ignore-error, oci-mediatypes, compression-level,
+    ///   compression (gzip, zstd, uncompressed), force-compression
     /// May be given several times.
     #[arg(long, value_name = "CACHE", help_heading = "Cache", verbatim_doc_comment)]
     pub cache_to: Vec<String>,

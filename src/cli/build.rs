@@ -167,6 +167,7 @@ fn work(
         source: inputs.source.clone(),
         plan: &plan,
         contexts: &inputs.trees,
+        at_hand: &inputs.at_hand,
         pull: policy(request.pull),
         secrets: &secrets,
         agents: &agents.sockets,

@@ -2,6 +2,7 @@
 //!
 //! Builds nothing; only configs of base images may have to be fetched. What the answers look like is `command_call`'s.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use super::clutter;
@@ -11,11 +12,13 @@ use super::env::Env;
 use super::request::{BuildRequest, Call, CheckFormat, ContextSource, DockerfileSource};
 use super::{Done, Failure, print};
 use crate::diagnostic::{Diagnostic, headline, render_all};
-use crate::dockerfile;
-use crate::dockerfile::ast::Dockerfile;
+use crate::dockerfile::ast::{Check, Dockerfile, Lint};
+use crate::dockerfile::lint::is_skipped;
 use crate::dockerfile::rules::{Origin, RULES, Rule};
+use crate::dockerfile::{self, Lost};
 use crate::pipeline::{self, Asked, BuildError, Spec, World};
-use crate::plan::{self, Checked, Facts, Outlined, outline};
+use crate::plan::{self, Checked, Facts, Outlined, Planned, Wanted, outline};
+use crate::source::Lines;
 
 /// The answer to a question.
 pub(super) struct Said {
@@ -43,14 +46,14 @@ pub(super) fn call(
     env: &Env,
 ) -> Result<Said, BuildError> {
     let source = &spec.source;
-    let parse = || pipeline::parse(spec);
+    let parse = || pipeline::parse(world, spec);
     match call {
         Call::Check { format, ignore_status } => {
             let (report, error) = check(world, spec, inputs, request)?;
             let stdout = match format {
                 CheckFormat::Text => answers::check(&report),
                 CheckFormat::Json => answers::check_json(&report),
-                CheckFormat::Sarif => answers::sarif(&report, &path(request, env)),
+                CheckFormat::Sarif => answers::sarif(&report, &uri(request, env)),
                 CheckFormat::Github => answers::github(&report, &path(request, env)),
             };
             let bad = !report.lints.is_empty() && !ignore_status;
@@ -69,7 +72,7 @@ pub(super) fn call(
                     Outlined::Needs(requests) => Asked::Needs(requests),
                 })
             };
-            let (found, _) = pipeline::resolve(world, spec, &file, ask)?;
+            let (found, _) = pipeline::resolve(world, spec, spec.plan, &file, ask)?;
             Ok(Said::text(answers::outline(source, &found, *json)))
         }
         Call::Targets { json } => {
@@ -94,19 +97,31 @@ fn check(
     }
     let reading = dockerfile::read(spec.source.clone());
     if !reading.faults.is_empty() {
-        let (lints, faults) = plan::check_unreadable(&reading, spec.plan);
-        return Ok((answers::Report { lints, faults, ..report }, None));
+        let lints = plan::check_unreadable(&reading, spec.plan);
+        let faults = pipeline::faults_of(world, spec, &reading, &plan::check_options(spec.plan));
+        let wanted = plan::wanted_for_certain(&reading.file, reading.lost, spec.plan);
+        let notes = notes_on_sources(spec, &reading.file, &wanted);
+        return Ok((answers::Report { lints, notes, faults, ..report }, None));
     }
     let file = reading.file;
     let ask = |facts: &Facts| {
         Ok(match plan::check(&file, spec.plan, facts) {
-            Checked::Done { lints, notes, faults } => Asked::Answer((lints, notes, faults)),
+            Checked::Done { lints, notes, faults } => {
+                // Not of all stages that were checked: what the target does not need may be missing.
+                let wanted = match plan::plan(&file, spec.plan, facts) {
+                    Ok(Planned::Plan(plan, _)) => Some(plan.wanted),
+                    Ok(Planned::Needs(_)) | Err(_) => None,
+                };
+                Asked::Answer((lints, notes, faults, wanted))
+            }
             Checked::Needs(requests) => Asked::Needs(requests),
         })
     };
-    let error = match pipeline::resolve(world, spec, &file, ask) {
-        Ok(((lints, notes, faults), _)) => {
-            (report.lints, report.notes, report.faults) = (lints, notes, faults);
+    let options = plan::check_options(spec.plan);
+    let mut wanted = None;
+    let error = match pipeline::resolve(world, spec, &options, &file, ask) {
+        Ok(((lints, notes, faults, of_target), _)) => {
+            (report.lints, report.notes, report.faults, wanted) = (lints, notes, faults, of_target);
             None
         }
         Err(error @ BuildError::Cancelled(_)) => return Err(error),
@@ -121,12 +136,29 @@ fn check(
             }
         }
     };
+    let wanted = wanted.unwrap_or_else(|| plan::wanted_for_certain(&file, Lost::default(), spec.plan));
+    report.notes.extend(notes_on_sources(spec, &file, &wanted));
     report.notes.extend(notes_on_context(&file, inputs, request));
     report.notes.sort_by_key(|note| note.lines.first);
     Ok((report, error))
 }
 
-fn notes_on_context(file: &Dockerfile, inputs: &Inputs, request: &BuildRequest) -> Vec<crate::dockerfile::ast::Lint> {
+/// What a build would not find in contexts.
+fn notes_on_sources(spec: &Spec<'_>, file: &Dockerfile, wanted: &[Wanted]) -> Vec<Lint> {
+    const RULE: &str = "MissingSource";
+    let instructions = file.stages.iter().flat_map(|stage| &stage.instructions);
+    let checks: BTreeMap<u32, &Check> =
+        instructions.filter_map(|one| Some((one.lines.first, one.check.as_ref()?))).collect();
+    let skipped = |lines: Lines| is_skipped(RULE, file.directives.check.as_ref(), checks.get(&lines.first).copied());
+    let notes = pipeline::missing(spec, wanted).into_iter().filter_map(|fault| {
+        let lines = fault.lines.filter(|lines| !skipped(*lines))?;
+        let help = fault.help.map_or(String::new(), |help| format!(" ({help})"));
+        Some(Lint { rule: RULE, message: format!("The build would fail: {}{help}", fault.text), lines })
+    });
+    notes.collect()
+}
+
+fn notes_on_context(file: &Dockerfile, inputs: &Inputs, request: &BuildRequest) -> Vec<Lint> {
     match (&request.context, &inputs.ignore) {
         (ContextSource::Directory(dir), Some(context)) => clutter::notes(file, dir, context.ignore()),
         _ => Vec::new(),
@@ -148,6 +180,16 @@ fn path(request: &BuildRequest, env: &Env) -> String {
         DockerfileSource::InContext(path) => path.clone().unwrap_or_else(|| "Dockerfile".to_owned()),
         DockerfileSource::Stdin => "Dockerfile".to_owned(),
         DockerfileSource::Http(url) => url.clone(),
+    }
+}
+
+/// The same as a URI, relative or with its scheme.
+fn uri(request: &BuildRequest, env: &Env) -> String {
+    match &request.dockerfile {
+        DockerfileSource::Http(url) => url.clone(),
+        DockerfileSource::File(_) | DockerfileSource::InContext(_) | DockerfileSource::Stdin => {
+            answers::uri_of_path(&path(request, env))
+        }
     }
 }
 

@@ -101,8 +101,20 @@ fn json_lint(lint: &Lint) -> Value {
     Value::Object(object)
 }
 
-/// SARIF 2.1.0, which code scanning services read. `path` is the Dockerfile's, relative to the repository.
-pub(super) fn sarif(report: &Report, path: &str) -> String {
+/// A path as a URI reference: what has a meaning there, or none, is escaped; an absolute one names a file.
+pub(super) fn uri_of_path(path: &str) -> String {
+    let scheme = if path.starts_with('/') { "file://" } else { "" };
+    path.bytes().fold(scheme.to_owned(), |mut uri, byte| {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'.' | b'_' | b'~' => uri.push(char::from(byte)),
+            other => uri += &format!("%{other:02X}"),
+        }
+        uri
+    })
+}
+
+/// SARIF 2.1.0, which code scanning services read. `uri` is the Dockerfile's, relative to the repository.
+pub(super) fn sarif(report: &Report, uri: &str) -> String {
     let used: BTreeSet<&str> = report.lints.iter().chain(&report.notes).map(|lint| lint.rule).collect();
     let faults: BTreeSet<&str> = report.faults.iter().map(|fault| fault.code).collect();
     let mut rules: Vec<Value> = used
@@ -121,7 +133,7 @@ pub(super) fn sarif(report: &Report, path: &str) -> String {
         .collect();
     rules.extend(faults.iter().map(|code| json!({ "id": code })));
     let place =
-        |region: Value| json!([{ "physicalLocation": { "artifactLocation": { "uri": path }, "region": region } }]);
+        |region: Value| json!([{ "physicalLocation": { "artifactLocation": { "uri": uri }, "region": region } }]);
     let result = |level: &str| {
         let level = level.to_owned();
         move |lint: &Lint| {
@@ -406,6 +418,18 @@ mod tests {
         assert_eq!(ids, ["AptUpdateAlone", "StageNameCasing"]);
         let parsed: Value = serde_json::from_str(&sarif(&broken(), "Dockerfile")).expect("JSON");
         assert_eq!(parsed["runs"][0]["results"][0]["level"], "error");
+    }
+
+    #[test]
+    fn paths_are_escaped_in_uris() {
+        for (path, uri) in [
+            ("docker/Dockerfile", "docker/Dockerfile"),
+            ("my files/50%/Döckerfile", "my%20files/50%25/D%C3%B6ckerfile"),
+            ("a:b?c#d[e]", "a%3Ab%3Fc%23d%5Be%5D"),
+            ("/srv/a b/Dockerfile", "file:///srv/a%20b/Dockerfile"),
+        ] {
+            assert_eq!(uri_of_path(path), uri);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Directories are opened through their ignore files; stdin is read once, whatever it holds; what is elsewhere is fetched by
 //! [`far`](super::far), the main context before the Dockerfile is read if that is in it, everything else when it is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +37,8 @@ pub(super) struct Inputs {
     pub(super) source: Arc<Source>,
     /// The contexts.
     pub(super) trees: Trees,
+    /// Those that are here: directories, an archive on stdin, and what had to be fetched for the Dockerfile's sake.
+    pub(super) at_hand: BTreeSet<String>,
     /// Local directories among them, whose hashes are kept.
     pub(super) local: Vec<Arc<Context>>,
     /// The main context's ignore file, for lint.
@@ -63,6 +65,7 @@ impl Inputs {
         let mut inputs = Self {
             source: Source::new("", ""),
             trees: Trees::new(),
+            at_hand: BTreeSet::new(),
             local: Vec::new(),
             ignore: None,
             plan: request.plan.clone(),
@@ -121,16 +124,18 @@ impl Inputs {
             };
             far.insert(name.clone(), far::Source::new(&reach, place));
         }
+        inputs.at_hand = inputs.trees.keys().cloned().collect();
         inputs.trees.extend(far.iter().map(|(name, source)| (name.clone(), source.tree())));
         inputs.source = match text {
             Some(text) => Source::new("Dockerfile", text),
             None => dockerfile(&request.dockerfile, &inputs.trees, far.get(MAIN), &reach)?,
         };
+        inputs.at_hand.extend(far.iter().filter(|(_, source)| source.is_here()).map(|(name, _)| name.clone()));
         // What is given is seconds, or names whose time is asked for; what the Dockerfile says may be any name.
         let given = arg(EPOCH);
         let declared = given.is_empty() && inputs.source.text.contains(EPOCH);
         for (name, source) in far.iter().filter(|(name, _)| declared || *name == given) {
-            let epoch = source.get()?.epoch;
+            let epoch = source.epoch()?;
             match inputs.plan.named_contexts.get_mut(name) {
                 Some(context) => *context = NamedContext::Files { epoch },
                 None => inputs.plan.context_epoch = epoch,

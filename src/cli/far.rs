@@ -18,6 +18,7 @@ use crate::exec::HostCommand;
 use crate::fetch::git::{Checkout, GitError};
 use crate::fetch::program::{Ended, Program, Runner};
 use crate::fetch::{Access, FetchError, Fetched, Fetcher};
+use crate::pipeline::newest_in;
 use crate::plan::git_context;
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 use crate::transfer::forest::Forest;
@@ -76,6 +77,8 @@ pub(super) struct Far {
     pub(super) epoch: Option<i64>,
     /// It is no context but a Dockerfile.
     pub(super) dockerfile: Option<String>,
+    /// The one file it is, if it may be an archive whose files have times.
+    file: Option<Fetched>,
 }
 
 /// Where a context is to be had, and what for.
@@ -123,6 +126,21 @@ impl Source {
         fetched.as_ref().map_err(Clone::clone)
     }
 
+    /// When it last changed; of a file whose server does not tell that, when the newest file in it did.
+    pub(super) fn epoch(&self) -> Result<Option<i64>, Unavailable> {
+        let Far { epoch, file, .. } = self.get()?;
+        match (epoch, file) {
+            (None, Some(file)) => newest_in(&self.reach.fetcher, &self.reach.store, file)
+                .map_err(|reason| Unavailable::new(format!("failed to read downloaded context: {reason}"))),
+            (epoch, _) => Ok(*epoch),
+        }
+    }
+
+    /// Whether it was fetched.
+    pub(super) fn is_here(&self) -> bool {
+        self.fetched.get().is_some_and(Result::is_ok)
+    }
+
     /// A tree that is fetched when something looks into it.
     pub(super) fn tree(&self) -> SharedTree {
         let source = self.clone();
@@ -147,7 +165,7 @@ impl Reach {
             let Checkout { directory, root, committed } = checkout;
             let mtime = if source.commit_times { committed } else { self.now };
             let tree = CheckoutContext::open(&root, mtime, directory).map_err(|e| Unavailable::new(e.to_string()))?;
-            Ok(Far { tree: Arc::new(tree), epoch: Some(committed), dockerfile: None })
+            Ok(Far { tree: Arc::new(tree), epoch: Some(committed), dockerfile: None, file: None })
         })
     }
 
@@ -161,20 +179,22 @@ impl Reach {
             file.rewind().map_err(opened)?;
             if !is_archive(&head) {
                 let text = super::contexts::read_text(file).map_err(|e| Unavailable::new(e.to_string()))?;
-                return Ok(Far { tree: self.one_file(&fetched), epoch: fetched.last_modified, dockerfile: Some(text) });
+                let (tree, epoch) = (self.one_file(&fetched), fetched.last_modified);
+                return Ok(Far { tree, epoch, dockerfile: Some(text), file: None });
             }
             let scratch = self.store.scratch().map_err(|e| Unavailable::new(e.to_string()))?;
             let tree =
                 TarContext::read(Box::new(file), scratch, self.now).map_err(|e| Unavailable::new(e.to_string()))?;
             let epoch = fetched.last_modified.or_else(|| tree.newest());
-            Ok(Far { tree: Arc::new(tree), epoch, dockerfile: None })
+            Ok(Far { tree: Arc::new(tree), epoch, dockerfile: None, file: None })
         })
     }
 
     fn http_file(&self, name: &str, address: &str) -> Result<Far, Unavailable> {
         self.shown(&format!("[context {name}] {}", crate::fetch::git::redacted(address)), |vertex| {
             let fetched = self.download(address, vertex)?;
-            Ok(Far { tree: self.one_file(&fetched), epoch: fetched.last_modified, dockerfile: None })
+            let (tree, epoch) = (self.one_file(&fetched), fetched.last_modified);
+            Ok(Far { tree, epoch, dockerfile: None, file: Some(fetched) })
         })
     }
 

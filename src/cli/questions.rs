@@ -82,6 +82,7 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         source: inputs.source.clone(),
         plan: &inputs.plan,
         contexts: &inputs.trees,
+        at_hand: &inputs.at_hand,
         pull: build::policy(request.pull),
         secrets: &secrets,
         agents: &agents,
@@ -92,7 +93,8 @@ fn planned(args: BuildArgs, env: &Env, place: &StoreRequest, show: impl Fn(&Plan
         compressed: Wanted::default(),
         threads: opened.threads,
     };
-    let resolved = pipeline::parse(&spec).and_then(|file| pipeline::resolve_plan(&world, &spec, spec.plan, &file));
+    let resolved =
+        pipeline::parse(&world, &spec).and_then(|file| pipeline::resolve_plan(&world, &spec, spec.plan, &file));
     display.close();
     let (plan, _, _) = resolved.map_err(|error| build::explained(&error, String::new()))?;
     print(show(&plan).as_bytes())

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::{Absence, Context, Filter, Node, Tree, TreeError, Walked, Want};
 use crate::tar::entry::{Kind, LayerPath};
+use crate::transfer::Seen;
 
 /// Files of a checkout. `D` keeps the directory alive.
 pub struct CheckoutContext<D> {
@@ -49,6 +50,10 @@ impl<D> CheckoutContext<D> {
 impl<D: Send + Sync> Tree for CheckoutContext<D> {
     fn lookup(&self, path: &LayerPath) -> Result<Option<Node>, TreeError> {
         Ok(self.files.lookup(path)?.map(|node| self.plain(node)))
+    }
+
+    fn see(&self, path: &LayerPath) -> Result<Seen, TreeError> {
+        self.files.see(path)
     }
 
     fn children(&self, dir: &LayerPath, want: &Want<'_>) -> Result<Vec<Node>, TreeError> {

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::{Absence, Filter, Node, Tree, TreeError, Walked, Want};
 use crate::tar::entry::LayerPath;
+use crate::transfer::Seen;
 
 /// A tree that workers can share.
 pub type SharedTree = Arc<dyn Tree + Send + Sync>;
@@ -41,6 +42,10 @@ impl Deferred {
 impl Tree for Deferred {
     fn lookup(&self, path: &LayerPath) -> Result<Option<Node>, TreeError> {
         self.tree(path)?.lookup(path)
+    }
+
+    fn see(&self, path: &LayerPath) -> Result<Seen, TreeError> {
+        self.tree(path)?.see(path)
     }
 
     fn children(&self, dir: &LayerPath, want: &Want<'_>) -> Result<Vec<Node>, TreeError> {

@@ -19,7 +19,7 @@ use std::path::Path;
 use crate::files::{Dir, FileKind, Root, Stat};
 use crate::tar::entry::{Entry, Kind, LayerPath, Meta};
 use crate::transfer::Want;
-use crate::transfer::{Absence, Filter, Link, Node, State, Tree, TreeError, Verdict, Walked};
+use crate::transfer::{Absence, Filter, Link, Node, Seen, State, Tree, TreeError, Verdict, Walked};
 
 pub use checkout::CheckoutContext;
 pub use deferred::{Deferred, SharedTree};
@@ -98,6 +98,18 @@ impl Context {
         }
     }
 
+    /// Where something lies that the ignore file does not hide, and what it is; not for the root.
+    fn find(&self, path: &LayerPath, parent: &LayerPath) -> Result<Option<(Dir, Stat)>, TreeError> {
+        let Some((dir, _)) = self.dir(parent)? else { return Ok(None) };
+        let (verdict, state) = self.judge(path);
+        let Some(stat) = dir.stat(path.name()).map_err(TreeError::at(path))? else { return Ok(None) };
+        Ok(match verdict {
+            Verdict::Keep => Some((dir, stat)),
+            Verdict::Descend if stat.kind == FileKind::Directory && self.has_kept(path, &state)? => Some((dir, stat)),
+            Verdict::Descend | Verdict::Drop => None,
+        })
+    }
+
     /// The node for something in `dir`; `None` for what does not exist in contexts or vanished.
     fn node(&self, dir: &Dir, path: LayerPath, stat: &Stat) -> Result<Option<Node>, TreeError> {
         let name = path.name();
@@ -127,15 +139,21 @@ impl Tree for Context {
             let meta = Meta { mode: stat.mode, mtime: stat.mtime.seconds, ..Meta::default() };
             return Ok(Some(Node::new(Entry { path: path.clone(), kind: Kind::Directory { opaque: false }, meta })));
         };
-        let Some((dir, _)) = self.dir(&parent)? else { return Ok(None) };
-        let (verdict, state) = self.judge(path);
-        let Some(stat) = dir.stat(path.name()).map_err(TreeError::at(path))? else { return Ok(None) };
-        match verdict {
-            Verdict::Keep => {}
-            Verdict::Descend if stat.kind == FileKind::Directory && self.has_kept(path, &state)? => {}
-            Verdict::Descend | Verdict::Drop => return Ok(None),
+        match self.find(path, &parent)? {
+            Some((dir, stat)) => self.node(&dir, path.clone(), &stat),
+            None => Ok(None),
         }
-        self.node(&dir, path.clone(), &stat)
+    }
+
+    fn see(&self, path: &LayerPath) -> Result<Seen, TreeError> {
+        let Some(parent) = path.parent() else { return Ok(Seen::Directory) };
+        let Some((dir, stat)) = self.find(path, &parent)? else { return Ok(Seen::Absent) };
+        Ok(match stat.kind {
+            FileKind::Directory => Seen::Directory,
+            FileKind::Symlink => Seen::Symlink(dir.link(path.name()).map_err(TreeError::at(path))?),
+            FileKind::Regular | FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo => Seen::Other,
+            FileKind::Socket => Seen::Absent,
+        })
     }
 
     fn children(&self, dir: &LayerPath, want: &Want<'_>) -> Result<Vec<Node>, TreeError> {

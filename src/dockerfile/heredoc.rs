@@ -83,6 +83,11 @@ mod tests {
             ("RUN <<EOF<", ""),
             ("RUN don't <<EOF", ""),
             ("RUN <<$X", "$X"),
+            ("RUN <<${X}", "${X}"),
+            // What stands before an argument is lost to BuildKit, and so are the two signs.
+            ("COPY <<${B%?}E", ""),
+            ("COPY <<E${B:-x}", ""),
+            ("COPY <<A\"${B:-x}\" <<C", "C"),
         ] {
             let shown: Vec<String> = markers(line)
                 .unwrap()

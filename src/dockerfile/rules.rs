@@ -106,6 +106,7 @@ rules! {
     Ours Meaning "AptUpdateAlone" "apt-update-alone" "apt-get update belongs into the same RUN as the installation that needs it";
     Ours Meaning "AptCacheSharing" "apt-cache-sharing" "Cache mounts for apt should use sharing=locked";
     Ours Meaning "ContextMissingIgnore" "context-missing-ignore" "What no image needs should be excluded by .dockerignore";
+    Ours Meaning "MissingSource" "missing-source" "What COPY, ADD and bind mounts take from a context should be there";
     Policy Meaning "BaseImageNotAllowed" "base-image-not-allowed" "Images must be among those that --allow-base names";
 }
 

@@ -23,14 +23,21 @@ pub struct Expanded {
     pub unmatched: BTreeSet<String>,
     /// Places of unquoted blanks in `text`.
     breaks: Vec<usize>,
+    /// Places in `text` before which the word they are in loses its beginning.
+    cuts: Vec<usize>,
 }
 
 impl Expanded {
-    /// The words between unquoted blanks; blanks that came out of a variable count.
+    /// The words between unquoted blanks; blanks that came out of a variable count. As in BuildKit, what stands in a word before
+    /// a `${…}` with an argument is lost: `80${A:-1}` is the word `1`.
     pub fn words(&self) -> Vec<String> {
         let mut words = Vec::new();
         let mut from = 0;
+        let mut cuts = self.cuts.iter().copied().peekable();
         for at in self.breaks.iter().copied().chain([self.text.len()]) {
+            while let Some(cut) = cuts.next_if(|cut| *cut <= at) {
+                from = from.max(cut);
+            }
             let word = &self.text[from..at];
             if !word.is_empty() {
                 words.push(word.to_owned());
@@ -166,6 +173,8 @@ struct Machine<'a> {
     frames: Vec<Frame>,
     /// Where the value of the outermost open `$` begins, when its blanks split words.
     splitting_from: Option<usize>,
+    /// Where the last `$` or quoted text outside of any `${…}` begins.
+    piece_from: usize,
     result: Expanded,
 }
 
@@ -188,6 +197,7 @@ impl<'a> Machine<'a> {
             out: String::with_capacity(text.len()),
             frames: vec![top],
             splitting_from: None,
+            piece_from: 0,
             result: Expanded::default(),
         }
     }
@@ -258,12 +268,16 @@ impl<'a> Machine<'a> {
         match c {
             '$' => {
                 if self.frames.len() == 1 {
+                    self.piece_from = self.out.len();
                     self.splitting_from = Some(self.out.len());
                 }
                 self.dollar()
             }
             '\'' if self.mode.reads_quotes() => self.single_quoted(),
             '"' if self.mode.reads_quotes() => {
+                if self.frames.len() == 1 {
+                    self.piece_from = self.out.len();
+                }
                 self.next();
                 self.keep_quote('"');
                 self.frame().in_double = true;
@@ -448,6 +462,9 @@ impl<'a> Machine<'a> {
     }
 
     fn open(&mut self, part: Part, stop: char, keeps_escapes: bool) {
+        if self.result.cuts.last() != Some(&self.piece_from) {
+            self.result.cuts.push(self.piece_from);
+        }
         self.frames.push(Frame { part, start: self.out.len(), stop: Some(stop), keeps_escapes, in_double: false });
     }
 

@@ -43,34 +43,23 @@ pub(super) struct Prepared {
     pub(super) locks: Vec<LockGuard>,
 }
 
-fn source(kind: &MountKind) -> Option<(&From, &str)> {
-    match kind {
-        MountKind::Bind { from, source, .. } => Some((from, source)),
-        MountKind::Cache { from: Some(from), source, .. } => Some((from, source)),
-        MountKind::Cache { from: None, .. }
-        | MountKind::Tmpfs { .. }
-        | MountKind::Secret { .. }
-        | MountKind::Ssh { .. } => None,
-    }
-}
-
 /// Whether some mount shows a step's files, so that a cheap key (whole stacks) differs from the exact one (selected files).
 pub(super) fn any_from_steps(op: &Run) -> bool {
-    op.mounts.iter().any(|m| matches!(source(&m.kind), Some((From::Step(_), _))))
+    op.mounts.iter().any(|m| matches!(m.kind.shown(), Some((_, From::Step(_)))))
 }
 
 /// Adds the identity of all inputs without opening a layer.
 pub(super) fn whole_inputs(job: &Job<'_>, op: &Run, facts: &mut Facts) -> Result<(), StepError> {
     for mount in &op.mounts {
-        match source(&mount.kind) {
-            Some((from @ From::Step(_), path)) => {
+        match mount.kind.shown() {
+            Some((path, from @ From::Step(_))) => {
                 facts.push(format!("mount {}", mount.target), format!("{path} of {}", job.stack_of(from).identity()));
             }
-            Some((from @ From::Context(_), path)) => {
+            Some((path, from @ From::Context(_))) => {
                 let selected = copy::select_one(job, from, path)?;
                 facts.push(format!("files mounted at {}", mount.target), selected.digest.clone());
             }
-            Some((From::Scratch, _)) | None => {}
+            Some((_, From::Scratch)) | None => {}
         }
     }
     Ok(())
@@ -80,7 +69,7 @@ pub(super) fn whole_inputs(job: &Job<'_>, op: &Run, facts: &mut Facts) -> Result
 pub(super) fn read_inputs(job: &Job<'_>, op: &Run, facts: &mut Facts) -> Result<MountInputs, StepError> {
     let mut inputs = MountInputs::new();
     for (index, mount) in op.mounts.iter().enumerate() {
-        let Some((from, path)) = source(&mount.kind) else { continue };
+        let Some((path, from)) = mount.kind.shown() else { continue };
         let selected = copy::select_one(job, from, path)?;
         let what = match mount.kind {
             MountKind::Cache { .. } => "files the cache begins with at",

@@ -84,6 +84,23 @@ pub struct Descriptor {
     pub other: BTreeMap<String, serde_json::Value>,
 }
 
+impl ManifestError {
+    /// A line that helps the user out, if we know one.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::NoMatch { wanted, offered } => {
+                // What carries attestations is for no platform.
+                let there: Vec<&str> = offered.iter().map(String::as_str).filter(|p| *p != "unknown/unknown").collect();
+                Some(match there.as_slice() {
+                    [] => format!("{wanted} is wanted, and there is nothing for any platform"),
+                    there => format!("{wanted} is wanted; there is {}", there.join(", ")),
+                })
+            }
+            Self::Malformed { .. } | Self::Schema1 | Self::MediaType(_) => None,
+        }
+    }
+}
+
 impl Descriptor {
     /// A descriptor without extras.
     pub fn new(media_type: MediaType, digest: BlobDigest, size: u64) -> Self {
@@ -232,14 +249,12 @@ impl Document {
         if fields.schema_version == Some(1) || fields.fs_layers.is_some() {
             return Err(ManifestError::Schema1);
         }
-        // A document that is both would mean different images to different tools.
-        if fields.manifests.is_some() && (fields.layers.is_some() || fields.config.is_some()) {
-            return Err(ManifestError::MediaType(self.media_type.to_string()));
-        }
-        if is_index(&self.media_type) {
-            Ok(Parsed::Index(read("index", &self.bytes)?))
-        } else {
-            Ok(Parsed::Manifest(read("manifest", &self.bytes)?))
+        // A document that is both, or not what it was served as, would mean different images to different tools.
+        let like_manifest = fields.layers.is_some() || fields.config.is_some();
+        match (is_index(&self.media_type), fields.manifests.is_some(), like_manifest) {
+            (true, _, false) => Ok(Parsed::Index(read("index", &self.bytes)?)),
+            (false, false, _) => Ok(Parsed::Manifest(read("manifest", &self.bytes)?)),
+            (true, _, true) | (false, true, _) => Err(ManifestError::MediaType(self.media_type.to_string())),
         }
     }
 
@@ -479,6 +494,9 @@ mod tests {
         let both = r#"{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}"#;
         assert!(error(both, None).starts_with("unsupported manifest media type"));
         assert!(error(both, Some(MediaType::ImageManifest.as_ref())).starts_with("unsupported"));
+        let manifest = r#"{"schemaVersion":2,"config":{},"layers":[]}"#;
+        assert!(error(manifest, Some(DOCKER_LIST)).starts_with("unsupported"), "a manifest is no empty index");
+        assert!(error(r#"{"schemaVersion":2,"manifests":[]}"#, Some(DOCKER_MANIFEST)).starts_with("unsupported"));
         assert!(error(r#"{"schemaVersion":1,"fsLayers":[]}"#, None).contains("schema 1"));
         assert!(error("{}", Some("application/vnd.docker.distribution.manifest.v1+prettyjws")).contains("schema 1"));
         assert!(error(r#"{"schemaVersion":2,"mediaType":"text/x"}"#, Some("text/html")).contains("text/x"));
@@ -498,6 +516,7 @@ mod tests {
         assert_eq!(pick("aarch64"), Ok(BlobDigest(Sha256::of(b"2"))));
         let error = pick("amd64").expect_err("nothing fits");
         assert_eq!(error.to_string(), "no match for platform in manifest: not found");
+        assert_eq!(error.help().as_deref(), Some("linux/amd64 is wanted; there is linux/arm64"));
         assert!(
             matches!(error, ManifestError::NoMatch { offered, .. } if offered == ["unknown/unknown", "linux/arm64"])
         );

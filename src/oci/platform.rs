@@ -227,10 +227,13 @@ fn normal_architecture(architecture: &str, variant: &str) -> (String, String) {
     (architecture.to_owned(), variant.to_owned())
 }
 
+/// The highest level of an architecture that has others below it; what claims a higher one runs what this one runs.
+const MAX_LEVEL: u32 = 32;
+
 /// What a machine of this kind runs, best first.
 fn runnable(architecture: &str, variant: &str) -> Vec<(String, String)> {
     let own = |variant: String| (architecture.to_owned(), variant);
-    let level = variant.strip_prefix('v').and_then(|n| n.parse::<u32>().ok());
+    let level = variant.strip_prefix('v').and_then(|n| n.parse::<u32>().ok()).map(|level| level.min(MAX_LEVEL));
     let mut out = vec![own(variant.to_owned())];
     match architecture {
         "amd64" => {
@@ -396,6 +399,9 @@ mod tests {
         assert_eq!(best("linux/s390x"), None);
         assert_eq!(parse("amd64").rank(&parse("386")), Some(1));
         assert_eq!(parse("386").rank(&parse("amd64")), None);
+        // Levels that nobody has do not take time or memory; found by fuzzing.
+        assert_eq!(parse("linux/arm/v4294967295").rank(&parse("linux/arm/v7")), Some(25));
+        assert_eq!(parse("linux/amd64/v4294967295").rank(&parse("linux/amd64/v4294967295")), Some(0));
         assert_eq!(parse("linux/amd64").best([None, Some(&parse("linux/amd64"))]), Some(1));
     }
 }

@@ -6,7 +6,9 @@
 mod bases;
 mod error;
 pub mod notes;
+mod reading;
 mod resolve;
+mod sources;
 mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,14 +20,16 @@ use rbuild_cache::{Kind, Store};
 use serde::{Deserialize, Serialize};
 
 pub use error::BuildError;
+pub use reading::{faults_of, parse, refuse_other_frontend};
 pub use resolve::{Asked, Resolution, resolve, resolve_plan};
+pub use sources::missing;
+pub use time::newest_in;
 
 use crate::cancel::Cancel;
 use crate::catalog::pull::{Policy, Puller};
 use crate::catalog::{Image, ImageLayer};
-use crate::diagnostic::Diagnostic;
+use crate::dockerfile::Lost;
 use crate::dockerfile::ast::{Dockerfile, Lint};
-use crate::dockerfile::{self, frontend};
 use crate::engine::explain::MissReason;
 use crate::engine::record::StepLayer;
 use crate::engine::slots::Slots;
@@ -78,6 +82,8 @@ pub struct Spec<'a> {
     pub plan: &'a PlanOptions,
     /// Local contexts by name; `context` is the main one.
     pub contexts: &'a BTreeMap<String, Arc<dyn Tree + Send + Sync>>,
+    /// Those of them that need not be fetched.
+    pub at_hand: &'a BTreeSet<String>,
     /// When to ask registries.
     pub pull: Policy,
     /// Secrets by id.
@@ -156,7 +162,7 @@ const LAST_BUILD: &str = "last-build";
 pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Result<Built, BuildError> {
     let World { puller, layers, runtime, progress, cancel, .. } = world;
     let caches = exchange::Pending::start(spec.cache_from, platforms, puller, layers, runtime, progress, cancel);
-    let file = load(world, spec)?;
+    let file = reading::load(world, spec)?;
     let slots = Slots::new(spec.options.jobs);
     let ahead = Ahead::new(layers, spec.compressed.clone(), spec.threads);
     let shown = Mutex::default();
@@ -244,8 +250,14 @@ struct One {
 impl Common<'_> {
     fn one(&self, options: &PlanOptions) -> Result<One, BuildError> {
         let Self { world, spec, file, slots, ahead, shown_contexts, caches } = *self;
-        let (plan, lints, images) = resolve_plan(world, spec, options, file)?;
+        let (plan, lints, images) = resolve_plan(world, spec, options, file).map_err(|error| {
+            sources::beside(spec, error, || plan::wanted_for_certain(file, Lost::default(), options))
+        })?;
         show_contexts(world, &plan, shown_contexts);
+        let faults = sources::refuse_missing(world, spec, &plan.wanted);
+        if !faults.is_empty() {
+            return Err(BuildError::Dockerfile(faults));
+        }
         let bases = bases::Bases { world, images: &images };
         let imported = caches.imported();
         let engine = engine(world, spec, &bases, imported.clone(), slots, ahead);
@@ -330,32 +342,6 @@ fn engine<'a>(
         damaged: std::sync::atomic::AtomicUsize::new(0),
         fetched: Mutex::default(),
     }
-}
-
-/// Parses the Dockerfile, shown as the internal steps BuildKit has for it.
-fn load(world: &World<'_>, spec: &Spec<'_>) -> Result<Dockerfile, BuildError> {
-    let vertex = world.progress.vertex(format!("[internal] load build definition from {}", spec.source.name), &[]);
-    vertex.start();
-    vertex.status("transferring dockerfile:", spec.source.text.len() as u64, 0, true);
-    let parsed = parse(spec);
-    vertex.finish(Outcome::Done);
-    parsed
-}
-
-/// Refuses a file that is written for another front end.
-pub fn refuse_other_frontend(spec: &Spec<'_>) -> Result<(), Diagnostic> {
-    let given = spec.plan.build_args.get(frontend::SYNTAX_ARG).and_then(Option::as_deref);
-    frontend::refuse_other(&spec.source, given)
-}
-
-/// Parses the Dockerfile if it is written for us. What is wrong with the plan of the rest is told with what cannot be read.
-pub fn parse(spec: &Spec<'_>) -> Result<Dockerfile, BuildError> {
-    refuse_other_frontend(spec).map_err(|fault| BuildError::Dockerfile(vec![fault]))?;
-    let reading = dockerfile::read(spec.source.clone());
-    if reading.faults.is_empty() {
-        return Ok(reading.file);
-    }
-    Err(BuildError::Dockerfile(plan::all_faults(&reading, spec.plan)))
 }
 
 /// BuildKit sends contexts; we read them in place, and show the line its users look for.

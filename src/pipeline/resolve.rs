@@ -37,7 +37,7 @@ pub fn resolve_plan(
     options: &PlanOptions,
     file: &Dockerfile,
 ) -> Result<Resolution, BuildError> {
-    let ((plan, lints), images) = resolve(world, spec, file, |facts| {
+    let ((plan, lints), images) = resolve(world, spec, options, file, |facts| {
         Ok(match plan::plan(file, options, facts)? {
             Planned::Plan(plan, lints) => Asked::Answer((plan, lints)),
             Planned::Needs(requests) => Asked::Needs(requests),
@@ -50,6 +50,7 @@ pub fn resolve_plan(
 pub fn resolve<T>(
     world: &World<'_>,
     spec: &Spec<'_>,
+    options: &PlanOptions,
     file: &Dockerfile,
     ask: impl Fn(&Facts) -> Result<Asked<T>, Vec<Diagnostic>>,
 ) -> Result<(T, BTreeMap<String, Image>), BuildError> {
@@ -58,7 +59,16 @@ pub fn resolve<T>(
         let requests = match ask(&facts).map_err(BuildError::Dockerfile)? {
             Asked::Answer(answer) => return Ok((answer, images)),
             Asked::Needs(Needs::Time(request)) => {
-                facts.answer_time(&request, super::time::find(world, file, &request)?);
+                match super::time::find(world, file, &request) {
+                    Ok(time) => facts.answer_time(&request, time),
+                    Err(BuildError::Dockerfile(mut faults)) => {
+                        faults.extend(plan::faults_without_images(file, options, &facts));
+                        return Err(BuildError::Dockerfile(faults));
+                    }
+                    Err(other @ (BuildError::Cancelled(_) | BuildError::Step { .. } | BuildError::World { .. })) => {
+                        return Err(other);
+                    }
+                }
                 continue;
             }
             Asked::Needs(Needs::Images(requests)) => requests,
@@ -82,12 +92,23 @@ pub fn resolve<T>(
         }
         if !faults.is_empty() {
             faults.sort_by_key(|fault| fault.lines);
-            faults.extend(plan::faults_without_images(file, spec.plan));
+            faults.extend(plan::faults_without_images(file, options, &facts));
             return Err(BuildError::Dockerfile(faults));
         }
     }
     let reason = format!("ONBUILD triggers still ask for images after {MAX_ROUNDS} rounds");
     Err(BuildError::World { doing: "plan the build".to_owned(), reason })
+}
+
+/// The faults of instructions that need images which cannot be had.
+pub(super) fn unavailable(
+    world: &World<'_>,
+    spec: &Spec<'_>,
+    file: &Dockerfile,
+    requests: Vec<ImageRequest>,
+) -> Vec<Diagnostic> {
+    let answers = ask_all(world, spec, requests);
+    answers.iter().filter_map(|(request, found)| Some(refused(file, request, found.as_ref().err()?))).collect()
 }
 
 /// Asks for all of them at once.

@@ -2,6 +2,8 @@
 //!
 //! What was fetched for that is there when the stage's ADD wants it.
 
+use rbuild_cache::Store;
+
 use super::{BuildError, World};
 use crate::cancel::Cancelled;
 use crate::context::TarContext;
@@ -9,7 +11,7 @@ use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::Dockerfile;
 use crate::event::{Outcome, Vertex};
 use crate::fetch::git::{GitError, redacted};
-use crate::fetch::{FetchError, Fetched};
+use crate::fetch::{FetchError, Fetched, Fetcher};
 use crate::plan::graph::GitSource;
 use crate::plan::{SourceTime, TimeRequest, TimeSource};
 use crate::transfer::TransferError;
@@ -57,19 +59,19 @@ fn of_download(world: &World<'_>, url: &str, checksum: Option<&str>, vertex: &Ve
     })?;
     match fetched.last_modified {
         Some(seconds) => Ok(Some(seconds)),
-        None => newest_in(world, &fetched),
+        None => newest_in(world.fetcher, world.store, &fetched)
+            .map_err(|reason| NoTime::World { doing: "read what was downloaded", reason }),
     }
 }
 
-/// The time of the newest file of an archive; what is none has no time.
-fn newest_in(world: &World<'_>, fetched: &Fetched) -> Result<Option<i64>, NoTime> {
-    let failed = |reason: String| NoTime::World { doing: "read what was downloaded", reason };
-    let input = world.fetcher.open(fetched).map_err(|e| failed(e.to_string()))?;
-    let scratch = world.store.scratch().map_err(|e| failed(e.to_string()))?;
+/// The time of the newest file of an archive that was downloaded; what is none has no time.
+pub fn newest_in(fetcher: &Fetcher, store: &Store, fetched: &Fetched) -> Result<Option<i64>, String> {
+    let input = fetcher.open(fetched).map_err(|e| e.to_string())?;
+    let scratch = store.scratch().map_err(|e| e.to_string())?;
     // Directories that it does not list have no part in the answer.
     match TarContext::read(Box::new(input), scratch, 0) {
         Ok(tree) => Ok(tree.newest()),
-        Err(error @ TransferError::Spool(_)) => Err(failed(error.to_string())),
+        Err(error @ TransferError::Spool(_)) => Err(error.to_string()),
         Err(_) => Ok(None),
     }
 }

@@ -7,6 +7,7 @@ use crate::plan::fold::{Here, StageFold};
 use crate::plan::graph::{Chmod, Copy, CopySource, From, GitSource, InlineFile, Op};
 use crate::plan::remote::{self, Source};
 use crate::plan::stage::Tree;
+use crate::plan::wanted::Wanted;
 use crate::plan::{lint, name, paths, scope};
 use crate::tar::entry::LayerPath;
 
@@ -68,7 +69,7 @@ impl StageFold<'_, '_> {
         sources.extend(files.into_iter().map(CopySource::Inline));
         let shown = name::of_files(here.instruction.original.trim(), self.escape(), &self.state.env);
         let name = self.names.next(&shown, here.triggered, &self.state.env);
-        let op = Op::Copy(Copy {
+        let op = Copy {
             sources,
             destination: paths::destination(&self.current_dir(), &destination),
             chown: options.chown,
@@ -79,8 +80,10 @@ impl StageFold<'_, '_> {
             exclude: copy.exclude.iter().map(|word| word.text.clone()).collect(),
             add,
             labels,
-        });
-        let step = self.push(here, op, name);
+        };
+        let sites = copy.sources.iter().map(|word| here.at(word)).collect();
+        let step = self.push(here, Op::Copy(op.clone()), name.clone());
+        self.fold.wanted.extend(Wanted::new(op, name, step, here.site.clone(), sites));
         self.remember(history, Some(step));
         Ok(())
     }

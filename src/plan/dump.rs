@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 
 use serde_json::json;
 
-use crate::plan::graph::{From, Plan, Step, StepId};
+use crate::dockerfile::quote::quoted;
+use crate::plan::graph::{CopySource, From, Op, Plan, Step, StepId};
 use crate::plan::key;
 use crate::plan::svg::svg;
 
@@ -42,11 +43,27 @@ fn step(out: &mut String, plan: &Plan, id: StepId) {
     let parent = step.parent.map_or("an empty root".to_owned(), |parent| format!("step {}", parent.index()));
     let no_cache = if step.no_cache { ", no cache" } else { "" };
     let _ = writeln!(out, "  {lines}, on {parent}{no_cache}");
-    for from in step.op.sources() {
-        let _ = writeln!(out, "  reads {}", tree(from));
+    for (path, from) in read(&step.op) {
+        let _ = writeln!(out, "  reads {} of {}", quoted(path), tree(from));
     }
     for (name, value) in key::facts(step) {
         let _ = writeln!(out, "  {name}: {value}");
+    }
+}
+
+/// The paths a step reads of other trees, whole, in the order written; its facts have of each only what counts for a key.
+fn read(op: &Op) -> Vec<(&str, &From)> {
+    match op {
+        Op::Image(_) | Op::Workdir(_) => Vec::new(),
+        Op::Run(run) => run.mounts.iter().filter_map(|mount| mount.kind.shown()).collect(),
+        Op::Copy(copy) => copy
+            .sources
+            .iter()
+            .filter_map(|source| match source {
+                CopySource::Path { from, path, .. } => Some((path.as_str(), from)),
+                CopySource::Inline(_) | CopySource::Http { .. } | CopySource::Git(_) => None,
+            })
+            .collect(),
     }
 }
 

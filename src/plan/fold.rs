@@ -21,8 +21,9 @@ use crate::plan::outline::Seen;
 use crate::plan::reach::Trigger;
 use crate::plan::scope::{self, ArgInfo, Globals, NOT_IN_ENV};
 use crate::plan::site::Site;
-use crate::plan::stage::{Base, Outside, Stages, Tree};
+use crate::plan::stage::{Base, Outside, SCRATCH, Stages, Tree};
 use crate::plan::steps::Steps;
+use crate::plan::wanted::Wanted;
 use crate::plan::{config, paths};
 
 /// What a stage has come to; a child stage starts from a copy of it.
@@ -63,6 +64,8 @@ pub(crate) struct Fold<'a> {
     /// What each stage can be given.
     pub(crate) seen: Vec<Seen>,
     pub(crate) lints: Vec<Lint>,
+    /// What steps take from contexts.
+    pub(crate) wanted: Vec<Wanted>,
     /// Stages some of whose variables are not known because of a fault.
     pub(crate) unsure: BTreeSet<usize>,
 }
@@ -106,20 +109,22 @@ impl Fold<'_> {
                 })
             }
             Base::Stage(base) => match &self.states[*base] {
-                Some(state) => Ok((state.clone(), Some(0))),
+                Some(state) => Ok((state.clone(), Some((0, 0)))),
                 None => Err(site.fault("bad-from", "base stage failed")),
             },
             Base::Outside(outside) => {
-                let total = usize::from(self.has_step(outside, stage.platform.as_ref()));
-                let named = self.names(index, total + count(stage.ast, triggers));
+                // What is no image of a registry is counted as a step, and yet has no number, as in BuildKit.
+                let numbered = usize::from(self.has_step(outside, stage.platform.as_ref()));
+                let counted = usize::from(!self.is_scratch(stage.ast));
+                let named = self.names(index, counted + count(stage.ast, triggers));
                 let state = self.outside_state(outside, stage.platform.as_ref(), Some(named), &site);
-                state.map(|state| (state, Some(total)))
+                state.map(|state| (state, Some((numbered, counted))))
             }
         };
         // What stands on a stage whose variables are not known would have faults of its own because of that.
         let unsure = matches!(stage.base, Base::Stage(base) if self.unsure.contains(&base));
-        let (state, total) = match started {
-            Ok((state, Some(total))) if !unsure => (state, total),
+        let (state, (numbered, counted)) = match started {
+            Ok((state, Some(base))) if !unsure => (state, base),
             Ok((state, _)) => {
                 if unsure {
                     self.unsure.insert(index);
@@ -133,8 +138,8 @@ impl Fold<'_> {
                 return vec![fault];
             }
         };
-        let mut names = self.names(index, total + count(stage.ast, triggers));
-        names.skip(total);
+        let mut names = self.names(index, counted + count(stage.ast, triggers));
+        names.skip(numbered);
         let no_cache = self.options.no_cache.covers(stage.ast.name.as_deref());
         let mut folding = StageFold { fold: self, index, state, names, cmd_set: false, no_cache };
         folding.start();
@@ -162,6 +167,11 @@ impl Fold<'_> {
         let state = folding.state;
         self.states[index] = Some(state);
         faults
+    }
+
+    /// Whether a stage is said to stand on nothing, whatever else may turn out to be empty.
+    fn is_scratch(&self, stage: &ast::Stage) -> bool {
+        self.globals.expand(&stage.base.text).is_ok_and(|base| base.text == SCRATCH)
     }
 
     fn names(&self, index: usize, total: usize) -> Names {

@@ -6,6 +6,7 @@
 use petgraph::graph::{DiGraph, NodeIndex};
 
 use crate::oci::config::{History, ImageConfig};
+use crate::plan::wanted::Wanted;
 use crate::source::Lines;
 
 /// A step of the plan.
@@ -22,6 +23,8 @@ pub struct Plan {
     pub image: ImageDraft,
     /// `SOURCE_DATE_EPOCH` in seconds: the time of all that is new in the image.
     pub epoch: Option<i64>,
+    /// What its steps take from contexts.
+    pub wanted: Vec<Wanted>,
 }
 
 /// The image to be assembled.
@@ -353,6 +356,16 @@ impl Step {
     }
 }
 
+impl MountKind {
+    /// The path that it shows or begins with, and of what.
+    pub fn shown(&self) -> Option<(&str, &From)> {
+        match self {
+            Self::Bind { from, source, .. } | Self::Cache { from: Some(from), source, .. } => Some((source, from)),
+            Self::Cache { from: None, .. } | Self::Tmpfs { .. } | Self::Secret { .. } | Self::Ssh { .. } => None,
+        }
+    }
+}
+
 impl Copy {
     /// One path of a tree put at the root, as it is.
     pub fn plain(from: From, path: &str) -> Self {
@@ -375,15 +388,7 @@ impl Op {
     pub fn sources(&self) -> Vec<&From> {
         match self {
             Self::Image(_) | Self::Workdir(_) => Vec::new(),
-            Self::Run(run) => run
-                .mounts
-                .iter()
-                .filter_map(|mount| match &mount.kind {
-                    MountKind::Bind { from, .. } => Some(from),
-                    MountKind::Cache { from, .. } => from.as_ref(),
-                    MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => None,
-                })
-                .collect(),
+            Self::Run(run) => run.mounts.iter().filter_map(|mount| Some(mount.kind.shown()?.1)).collect(),
             Self::Copy(copy) => copy
                 .sources
                 .iter()

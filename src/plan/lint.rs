@@ -153,7 +153,7 @@ pub(crate) fn base_platform(
 
 /// L17: base names that only make sense with a build-arg.
 pub(crate) fn default_base_names(file: &Dockerfile, options: &PlanOptions, out: &mut Vec<Lint>) {
-    let Ok(defaults) = Globals::defaults(file, options) else { return };
+    let (defaults, None) = Globals::defaults(file, options) else { return };
     for stage in &file.stages {
         let Ok(base) = defaults.expand(&stage.base.text) else { return };
         if Reference::parse(&base.text).is_err() {

@@ -34,13 +34,16 @@ mod site;
 mod stage;
 mod steps;
 mod svg;
+mod wanted;
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 pub use facts::{Facts, ImageFacts, ImageRequest, Needs, Purpose, SourceTime, TimeRequest, TimeSource};
-pub use faults::{all_faults, faults_without_images};
+pub use faults::{all_faults, doubtful_images, faults_without_images, wanted_for_certain};
 pub use options::{Ignored, NamedContext, NoCache, PlanOptions};
 pub use remote::git_context;
+pub use wanted::Wanted;
 
 use crate::diagnostic::{Diagnostic, headline};
 use crate::dockerfile::ast::{Dockerfile, Lint};
@@ -142,7 +145,7 @@ pub fn check(file: &Dockerfile, options: &PlanOptions, facts: &Facts) -> Checked
 }
 
 /// Without a target all stages are looked at.
-fn check_options(options: &PlanOptions) -> PlanOptions {
+pub fn check_options(options: &PlanOptions) -> PlanOptions {
     let all_stages = options.target.as_deref().is_none_or(str::is_empty);
     PlanOptions { all_stages, ..options.clone() }
 }
@@ -158,15 +161,10 @@ pub fn check_without_images(file: &Dockerfile, options: &PlanOptions) -> (Vec<Li
     (lints, notes)
 }
 
-/// Findings in a file that could not be read to its end, those that BuildKit reports before it meets the fault; and all
-/// faults.
-pub fn check_unreadable(reading: &Reading, options: &PlanOptions) -> (Vec<Lint>, Vec<Diagnostic>) {
-    let lints = lints_before_fault(&reading.file, options, &reading.faults);
-    (lints, all_faults(reading, &check_options(options)))
-}
-
-fn lints_before_fault(file: &Dockerfile, options: &PlanOptions, faults: &[Diagnostic]) -> Vec<Lint> {
-    let Some(fault) = headline(faults).filter(|fault| !fault.is_of_shape()) else { return Vec::new() };
+/// Findings in a file that could not be read to its end, those that BuildKit reports before it meets the fault.
+pub fn check_unreadable(reading: &Reading, options: &PlanOptions) -> Vec<Lint> {
+    let file = &reading.file;
+    let Some(fault) = headline(&reading.faults).filter(|fault| !fault.is_of_shape()) else { return Vec::new() };
     let end = fault.lines.map_or(u32::MAX, |lines| lines.first);
     let mut lints = lint_stages(file, lint::check_of_file(file, options).as_ref(), &|_| false);
     lints.retain(|lint| match Rule::find(lint.rule).map(|rule| rule.pass) {
@@ -216,6 +214,8 @@ struct Inputs<'a> {
     options: PlanOptions,
     epoch: Option<i64>,
     globals: Globals,
+    /// The values of some global variables are not known.
+    in_doubt: bool,
     stages: Stages<'a>,
 }
 
@@ -240,48 +240,85 @@ impl<'a> Inputs<'a> {
         facts: &Facts,
         lints: &mut Vec<Lint>,
     ) -> Result<Start<'a>, Vec<Diagnostic>> {
-        let (start, faults) = Self::with_faults(file, options, facts, lints)?;
-        match start {
-            Start::Ready(inputs) if !faults.is_empty() => Err(inputs.with_faults_of_folding(faults, Lost::default())),
-            Start::Ready(_) | Start::Needs(_) => Ok(start),
+        let (inputs, time, faults) = Self::with_faults(file, options, facts, lints);
+        match time {
+            _ if !faults.is_empty() => Err(inputs.with_faults_of_folding(faults, facts)),
+            Some(time) => Ok(Start::Needs(time)),
+            None => Ok(Start::Ready(inputs)),
         }
     }
 
-    /// The inputs beside the faults of stages and of the trees they read.
+    /// The inputs as far as there are any, the time they depend on, and the faults of global ARGs, stages and the trees these read.
     fn with_faults(
         file: &'a Dockerfile,
         options: &PlanOptions,
         facts: &Facts,
         lints: &mut Vec<Lint>,
-    ) -> Result<(Start<'a>, Vec<Diagnostic>), Vec<Diagnostic>> {
-        lint::build_arg_is_readable(file, options).map_err(one)?;
+    ) -> (Self, Option<TimeRequest>, Vec<Diagnostic>) {
+        let mut faults: Vec<Diagnostic> = lint::build_arg_is_readable(file, options).err().into_iter().collect();
         lint::default_base_names(file, options, lints);
-        let mut globals = Globals::new(file, options).map_err(one)?;
-        let (epoch, options) = match epoch::resolve(file, options, facts, &mut globals).map_err(one)? {
-            Epoch::Needs(time) => return Ok((Start::Needs(time), Vec::new())),
-            Epoch::Resolved(epoch, options) => (epoch, options),
-        };
-        let (stages, faults) = Stages::new(file, &options, &globals, lints);
-        Ok((Start::Ready(Self { file, options, epoch, globals, stages }), faults))
+        let (mut globals, fault) = Globals::new(file, options);
+        let mut in_doubt = fault.is_some();
+        faults.extend(fault);
+        let (mut epoch, mut options, mut time) = (None, options.clone(), None);
+        if !in_doubt {
+            match epoch::resolve(file, &options, facts, &mut globals) {
+                Ok(Epoch::Resolved(seconds, with_it)) => (epoch, options) = (seconds, with_it),
+                Ok(Epoch::Needs(request)) => time = Some(request),
+                Err(fault) => faults.push(fault),
+            }
+            in_doubt = time.is_some() || !faults.is_empty();
+        }
+        let (stages, mut of_stages) = Stages::new(file, &options, &globals, lints);
+        let lost = Lost { globals: in_doubt, ..Lost::default() };
+        of_stages.retain(|fault| !in_doubt || faults::is_certain(fault, lost));
+        faults.append(&mut of_stages);
+        (Self { file, options, epoch, globals, in_doubt, stages }, time, faults)
+    }
+
+    /// The stage to build.
+    fn target(&self) -> Result<usize, Diagnostic> {
+        self.stages.target(self.options.target.as_deref()).map_err(|text| {
+            let names: Vec<&str> = self.file.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
+            let fault = site::of_file(self.file, "unknown-target", text);
+            match names.as_slice() {
+                [] => fault.with_help("no stage has a name; FROM image AS name gives one"),
+                names => fault.with_help(format!("there are {}", names.join(", "))),
+            }
+        })
+    }
+
+    /// The stages that are wanted for their own sake.
+    fn roots(&self, target: usize) -> Range<usize> {
+        if self.options.all_stages { 0..self.stages.list.len() } else { target..target + 1 }
+    }
+
+    fn reach(&self, roots: Range<usize>, facts: &Facts) -> Reached {
+        reach::reach(roots, self.file, &self.stages, &self.options, facts)
     }
 
     /// Folds what the target needs, or says what must be known for that.
     fn fold<'i>(&'i self, facts: &'i Facts, lints: &mut Vec<Lint>) -> Result<Folded<'i>, Vec<Diagnostic>> {
-        let target = self.stages.target(self.options.target.as_deref());
-        let target = target.map_err(|text| {
-            let names: Vec<&str> = self.file.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
-            let fault = site::of_file(self.file, "unknown-target", text);
-            one(match names.as_slice() {
-                [] => fault.with_help("no stage has a name; FROM image AS name gives one"),
-                names => fault.with_help(format!("there are {}", names.join(", "))),
-            })
-        })?;
-        let count = self.stages.list.len();
-        let roots = if self.options.all_stages { (0..count).collect() } else { vec![target] };
-        let mut reached = reach::reach(roots, self.file, &self.stages, &self.options, facts)?;
+        let Ok(target) = self.target() else { return Err(self.with_faults_of_folding(Vec::new(), facts)) };
+        let mut reached = self.reach(self.roots(target), facts);
+        if !reached.faults.is_empty() {
+            return Err(self.with_faults_of_folding(Vec::new(), facts));
+        }
         if !reached.missing.is_empty() {
             return Ok(Folded::Needs(std::mem::take(&mut reached.missing)));
         }
+        let (fold, faults) = self.fold_stages(&reached, facts, lints);
+        if faults.is_empty() { Ok(Folded::Done(fold, target, reached)) } else { Err(faults) }
+    }
+
+    /// Folds all stages that were reached, whatever is wrong with some.
+    fn fold_stages<'i>(
+        &'i self,
+        reached: &Reached,
+        facts: &'i Facts,
+        lints: &mut Vec<Lint>,
+    ) -> (Fold<'i>, Vec<Diagnostic>) {
+        let count = self.stages.list.len();
         let mut fold = Fold {
             file: self.file,
             options: &self.options,
@@ -293,6 +330,7 @@ impl<'a> Inputs<'a> {
             states: (0..count).map(|_| None).collect(),
             seen: vec![outline::Seen::default(); count],
             lints: Vec::new(),
+            wanted: Vec::new(),
             unsure: BTreeSet::new(),
         };
         let mut faults = Vec::new();
@@ -301,10 +339,7 @@ impl<'a> Inputs<'a> {
             faults.extend(fold.stage(*index, triggers));
             lints.append(&mut fold.lints);
         }
-        if !faults.is_empty() {
-            return Err(faults);
-        }
-        Ok(Folded::Done(fold, target, reached))
+        (fold, faults)
     }
 
     /// Adds the findings that need no expansion: of what is folded all, of the rest how it is written.
@@ -353,7 +388,12 @@ impl<'a> Inputs<'a> {
             base_layers: state.base_layers,
             history: state.history.into_iter().map(rename).collect(),
         };
-        Plan { steps, target: state.tip.map(|step| renamed[&step]), image, epoch: self.epoch }
+        let wanted = fold.wanted.into_iter().filter_map(|wanted| {
+            let step = *renamed.get(&wanted.step)?;
+            Some(wanted.of_step(step))
+        });
+        let wanted = wanted.collect();
+        Plan { steps, target: state.tip.map(|step| renamed[&step]), image, epoch: self.epoch, wanted }
     }
 }
 

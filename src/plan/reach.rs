@@ -21,8 +21,10 @@ pub(crate) struct Reached {
     pub(crate) stages: BTreeSet<usize>,
     /// Triggered instructions by stage.
     pub(crate) triggers: BTreeMap<usize, Vec<Trigger>>,
-    /// What to ask before anything can be folded.
+    /// What to ask before anything can be folded. An image that may not be used is among them and among the faults.
     pub(crate) missing: Vec<ImageRequest>,
+    /// What is wrong with triggers and images, in the order of the lines.
+    pub(crate) faults: Vec<Diagnostic>,
 }
 
 /// An ONBUILD instruction that runs now, and the trees it reads.
@@ -39,23 +41,20 @@ pub(crate) fn reach(
     stages: &Stages<'_>,
     options: &PlanOptions,
     facts: &Facts,
-) -> Result<Reached, Vec<Diagnostic>> {
-    let mut search = Search { file, stages, options, facts, reached: Reached::default(), faults: Vec::new() };
+) -> Reached {
+    let mut search = Search { file, stages, options, facts, reached: Reached::default() };
     let mut open: Vec<usize> = roots.into_iter().collect();
     while let Some(index) = open.pop() {
         if search.reached.stages.insert(index) {
             search.visit(index, &mut open);
         }
     }
-    let Search { mut reached, mut faults, .. } = search;
-    if !faults.is_empty() {
-        faults.sort_by_key(|fault| fault.lines);
-        faults.dedup();
-        return Err(faults);
-    }
+    let mut reached = search.reached;
+    reached.faults.sort_by_key(|fault| fault.lines);
+    reached.faults.dedup();
     reached.missing.sort_by(|a, b| (a.lines, &a.reference).cmp(&(b.lines, &b.reference)));
     reached.missing.dedup_by(|a, b| (&a.reference, &a.platform) == (&b.reference, &b.platform));
-    Ok(reached)
+    reached
 }
 
 struct Search<'a, 'f> {
@@ -64,7 +63,6 @@ struct Search<'a, 'f> {
     options: &'a PlanOptions,
     facts: &'a Facts,
     reached: Reached,
-    faults: Vec<Diagnostic>,
 }
 
 impl Search<'_, '_> {
@@ -95,7 +93,7 @@ impl Search<'_, '_> {
             let instructions = match parse_trigger(&text) {
                 Ok(instructions) => instructions,
                 Err(faults) => {
-                    self.faults.extend(faults.into_iter().map(|fault| site.adopt(fault)));
+                    self.reached.faults.extend(faults.into_iter().map(|fault| site.adopt(fault)));
                     continue;
                 }
             };
@@ -105,7 +103,7 @@ impl Search<'_, '_> {
                 let reads = match self.stages.reads(&instruction, self.options) {
                     Ok(reads) => reads,
                     Err((_, text)) => {
-                        self.faults.push(site.fault("bad-source", text));
+                        self.reached.faults.push(site.fault("bad-source", text));
                         continue;
                     }
                 };
@@ -163,7 +161,7 @@ impl Search<'_, '_> {
         }
     }
 
-    /// What is known of an image that the build uses; asks for it if nothing is, unless the build may not use it.
+    /// What is known of an image that the build uses; asks for it if nothing is.
     fn image(
         &mut self,
         image: &ImageName,
@@ -180,8 +178,7 @@ impl Search<'_, '_> {
                 [] => "--allow-base allows none".to_owned(),
                 patterns => format!("--allow-base allows {}", patterns.join(", ")),
             };
-            self.faults.push(site.at(span).fault("base-image-not-allowed", text).with_help(help));
-            return None;
+            self.reached.faults.push(site.at(span).fault("base-image-not-allowed", text).with_help(help));
         }
         if self.facts.image(&image.reference, &platform.to_string()).is_none() {
             self.ask(image, platform, site, purpose);

@@ -6,13 +6,14 @@ use crate::dockerfile::{ast, words};
 use crate::plan::config;
 use crate::plan::env::Env;
 use crate::plan::fold::{Here, StageFold};
-use crate::plan::graph::{InlineFile, Mount, MountKind, Network, Op, Run};
+use crate::plan::graph::{Copy, InlineFile, Mount, MountKind, Network, Op, Run};
 use crate::plan::mount::{self, Surroundings};
 use crate::plan::name;
 use crate::plan::outline::Seen;
 use crate::plan::scope;
 use crate::plan::site::Site;
 use crate::plan::stage::Tree;
+use crate::plan::wanted::Wanted;
 use crate::source::Span;
 
 /// Where the script of a `#!` heredoc appears.
@@ -55,6 +56,12 @@ impl StageFold<'_, '_> {
         let name = self.names.next(&shown, here.triggered, &self.state.env);
         let history = format!("RUN {} # buildkit", history_text(&command.argv, &self.state.declared, &self.state.env));
         let options = self.fold.options;
+        let sites = run.mounts.iter().map(|word| here.at(word));
+        let shown_trees = mounts.iter().zip(sites).filter_map(|(mount, site)| {
+            let (path, from) = mount.kind.shown()?;
+            Some((Copy::plain(from.clone(), path), site))
+        });
+        let shown_trees: Vec<_> = shown_trees.collect();
         let op = Op::Run(Run {
             argv: command.argv,
             env: self.state.env.pairs(),
@@ -71,7 +78,10 @@ impl StageFold<'_, '_> {
             shm_size: options.shm_size,
             ulimits: options.ulimits.clone(),
         });
-        let step = self.push(here, op, name);
+        let step = self.push(here, op, name.clone());
+        let wanted = shown_trees.into_iter();
+        let wanted = wanted.filter_map(|(copy, site)| Wanted::new(copy, name.clone(), step, site.clone(), vec![site]));
+        self.fold.wanted.extend(wanted);
         self.remember(history, Some(step));
         Ok(())
     }

@@ -56,13 +56,13 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
-    /// Evaluates the global ARGs with the build-args that were passed.
-    pub(crate) fn new(file: &Dockerfile, options: &PlanOptions) -> Result<Self, Diagnostic> {
+    /// Evaluates the global ARGs with the build-args that were passed, up to the first that is faulty.
+    pub(crate) fn new(file: &Dockerfile, options: &PlanOptions) -> (Self, Option<Diagnostic>) {
         Self::evaluate(file, options, |name| options.build_arg(name))
     }
 
     /// The same as if no build-arg had been passed for a declared ARG.
-    pub(crate) fn defaults(file: &Dockerfile, options: &PlanOptions) -> Result<Self, Diagnostic> {
+    pub(crate) fn defaults(file: &Dockerfile, options: &PlanOptions) -> (Self, Option<Diagnostic>) {
         Self::evaluate(file, options, |_| None)
     }
 
@@ -70,13 +70,14 @@ impl Globals {
         file: &Dockerfile,
         options: &'o PlanOptions,
         build_arg: impl Fn(&str) -> Option<&'o str>,
-    ) -> Result<Self, Diagnostic> {
+    ) -> (Self, Option<Diagnostic>) {
         let escape = file.directives.escape;
         let mut globals = Self { env: predefined(file, options), declared: BTreeMap::new(), escape };
-        for instruction in &file.global_args {
-            globals.declare(instruction, &Site::instruction(file, instruction), &build_arg)?;
-        }
-        Ok(globals)
+        let mut declared = file.global_args.iter();
+        let fault = declared.find_map(|instruction| {
+            globals.declare(instruction, &Site::instruction(file, instruction), &build_arg).err()
+        });
+        (globals, fault)
     }
 
     fn declare<'o>(

@@ -18,7 +18,7 @@ use crate::plan::scope::{Globals, expand};
 use crate::plan::site::Site;
 
 /// The empty root.
-const SCRATCH: &str = "scratch";
+pub(crate) const SCRATCH: &str = "scratch";
 /// The main context; like `scratch` no named context may replace it.
 pub(crate) const MAIN_CONTEXT: &str = "context";
 

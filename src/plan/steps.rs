@@ -8,37 +8,43 @@ use crate::plan::graph::{CopySource, From, MountKind, Op, Step, StepId};
 
 /// Steps in an order in which each comes after its inputs.
 #[derive(Debug, Default)]
-pub(crate) struct Steps(Vec<Step>);
+pub(crate) struct Steps {
+    list: Vec<Step>,
+    /// The steps on each step: only these can be equal, and in a long file they are few.
+    on: BTreeMap<Option<StepId>, Vec<usize>>,
+}
 
 impl Steps {
     /// Adds a step, or finds the one that does the same to the same inputs. The first one's name stays.
     pub(crate) fn add(&mut self, step: Step) -> StepId {
-        let same = self
-            .0
-            .iter()
-            .position(|other| other.parent == step.parent && other.platform == step.platform && other.op == step.op);
-        if let Some(index) = same {
-            self.0[index].no_cache |= step.no_cache;
-            return StepId::new(index);
+        let siblings = self.on.entry(step.parent).or_default();
+        let equal = |index: &&usize| {
+            let other = &self.list[**index];
+            other.platform == step.platform && other.op == step.op
+        };
+        if let Some(index) = siblings.iter().find(equal) {
+            self.list[*index].no_cache |= step.no_cache;
+            return StepId::new(*index);
         }
-        self.0.push(step);
-        StepId::new(self.0.len() - 1)
+        siblings.push(self.list.len());
+        self.list.push(step);
+        StepId::new(self.list.len() - 1)
     }
 
     /// The graph of `target` and all it needs, with the new names of the steps that stayed.
     pub(crate) fn graph_of(self, target: Option<StepId>) -> (DiGraph<Step, ()>, BTreeMap<StepId, StepId>) {
-        let mut needed = vec![false; self.0.len()];
+        let mut needed = vec![false; self.list.len()];
         if let Some(target) = target {
             needed[target.index()] = true;
         }
-        for index in (0..self.0.len()).rev() {
+        for index in (0..self.list.len()).rev() {
             if needed[index] {
-                self.0[index].inputs().into_iter().for_each(|input| needed[input.index()] = true);
+                self.list[index].inputs().into_iter().for_each(|input| needed[input.index()] = true);
             }
         }
         let mut graph = DiGraph::new();
         let mut renamed = BTreeMap::new();
-        for (index, mut step) in self.0.into_iter().enumerate().filter(|(index, _)| needed[*index]) {
+        for (index, mut step) in self.list.into_iter().enumerate().filter(|(index, _)| needed[*index]) {
             rename(&mut step, &renamed);
             let inputs = step.inputs();
             let id = graph.add_node(step);

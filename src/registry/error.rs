@@ -212,6 +212,7 @@ impl Error {
     pub fn help(&self) -> Option<String> {
         let text = match self {
             Self::Denied { help, .. } => return help.clone(),
+            Self::Manifest { source, .. } => return source.help(),
             Self::Transport { url, message, .. } => return transport_help(&host_of(url), message),
             Self::Silent { url, .. } | Self::Slow { url, .. } => {
                 let host = host_of(url);
@@ -239,7 +240,6 @@ impl Error {
             Self::NotFound(_)
             | Self::Blocked(_)
             | Self::TooLarge { .. }
-            | Self::Manifest { .. }
             | Self::Credential(_)
             | Self::Options { .. }
             | Self::Protocol { .. }

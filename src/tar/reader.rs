@@ -242,6 +242,8 @@ impl<R: Read> Reader<R> {
             None => self.unsigned(offset, &old.size)?,
         };
         let flag = match old.linkflag[0] {
+            // Tars from before ustar mark directories by a slash.
+            0 if name.ends_with(b"/") => b'5',
             0 | b'7' => b'0',
             flag => flag,
         };
@@ -396,7 +398,7 @@ impl Member {
         let malformed = |reason: String| TarError::Malformed { offset: self.offset, reason };
         let mut path = LayerPath::clean(&self.name);
         let mut kind = match self.flag {
-            // Tars from before ustar mark directories by a slash.
+            // Some writers of later ones do so, too.
             b'0' if self.name.ends_with(b"/") => RawKind::Directory,
             b'0' | b'S' => RawKind::File(self.sparse.as_ref().map_or(self.stored, |map| map.size)),
             b'1' => RawKind::Hardlink(LayerPath::clean(&self.link)),

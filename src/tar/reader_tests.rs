@@ -53,6 +53,15 @@ fn pax(records: &[(&str, &str)]) -> Vec<u8> {
     member("pax", b'x', &body)
 }
 
+/// As Go has it: what follows the header of a directory is the next header, whatever size it claims. Found by fuzzing.
+#[test]
+fn a_directory_by_its_slash_has_no_content() {
+    let bytes = [header("d/", 0, 512), member("f", b'0', b"a")].concat();
+    let lines = dump(&bytes, Whiteouts::Interpret).expect("valid");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("/d Directory ") && lines[1].starts_with("/f file[1] "), "{lines:?}");
+}
+
 #[test]
 fn names_land_below_the_root() {
     let bytes = [member("../../etc/x", b'0', b"a"), member("/abs/./y//", b'5', b""), member("./", b'5', b"")].concat();

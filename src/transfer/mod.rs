@@ -32,7 +32,8 @@ pub use error::{Absence, TransferError};
 pub use facts::{Fact, Facts};
 pub use filter::{Filter, State, Verdict};
 pub use owner::process_user;
-pub use select::{Selection, Source, follow, select};
+pub use resolve::Seen;
+pub use select::{Selection, Source, check, follow, select};
 pub use workdir::workdir;
 
 /// One thing in a tree. Its kind is never `Hardlink` or `Whiteout`: names of one file are files with the same `link`.
@@ -108,6 +109,23 @@ struct Unavailable(String);
 pub trait Tree: Sync {
     /// What is at `path`. The root always exists.
     fn lookup(&self, path: &LayerPath) -> Result<Option<Node>, TreeError>;
+
+    /// What is at `path`, without its content having to be known.
+    fn see(&self, path: &LayerPath) -> Result<Seen, TreeError> {
+        Ok(match self.lookup(path)?.map(|node| node.entry.kind) {
+            None => Seen::Absent,
+            Some(Kind::Directory { .. }) => Seen::Directory,
+            Some(Kind::Symlink(target)) => Seen::Symlink(target),
+            Some(
+                Kind::File { .. }
+                | Kind::Hardlink(_)
+                | Kind::CharDevice(..)
+                | Kind::BlockDevice(..)
+                | Kind::Fifo
+                | Kind::Whiteout,
+            ) => Seen::Other,
+        })
+    }
 
     /// The entries of a directory that are wanted, by name; nothing if it is no directory. `want` is told the name and whether
     /// it is a directory, so that files nobody asks for need not be hashed.

@@ -9,12 +9,16 @@ use super::error::TransferError;
 /// Most links on one path; what continuity and BuildKit allow.
 const MAX_LINKS: u32 = 255;
 
-/// What a lookup tells about a path whose parents are real directories.
+/// What a look tells about a path whose parents are real directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Seen {
+pub enum Seen {
+    /// There is nothing.
     Absent,
+    /// A directory.
     Directory,
+    /// A symbolic link to this text.
     Symlink(Vec<u8>),
+    /// Something else.
     Other,
 }
 

@@ -141,6 +141,18 @@ pub fn select(op: &graph::Copy, source_index: usize, source: &Source<'_>) -> Res
     Ok(Selection { matches, digest })
 }
 
+/// Refuses a path that [`select()`] would refuse for what can be seen at once: reads no content, and no directory for what is in
+/// it. Never refuses what `select` takes.
+pub fn check(op: &graph::Copy, source_index: usize, source: &Source<'_>) -> Result<(), TransferError> {
+    match *source {
+        Source::Path { tree, path, label, .. } => {
+            Patterns::from_flags(&op.exclude)?;
+            Finder { tree, label, source_index }.check(path, op.parents)
+        }
+        Source::Inline { .. } | Source::Download { .. } => Ok(()),
+    }
+}
+
 /// What a path of a tree leads to, links followed; `None` if it is not there.
 pub fn follow(tree: &dyn Tree, path: &LayerPath) -> Result<Option<Node>, TransferError> {
     match (Finder { tree, label: "", source_index: 0 }).follow(path) {
@@ -200,17 +212,9 @@ impl Finder<'_> {
         if !glob::has_wildcards(cleaned.as_bytes()) {
             return Ok(vec![(cleaned.name().to_vec(), self.follow(&cleaned)?)]);
         }
-        glob::check(cleaned.as_bytes()).map_err(TransferError::wildcard(self.source_index, path))?;
-        let parts: Vec<_> = cleaned.components().collect();
-        let first = parts.iter().position(|part| glob::has_wildcards(part)).unwrap_or(parts.len());
-        let fixed = parts[..first].iter().fold(LayerPath::root(), |at, part| at.join(part));
-        let dir = self.resolve(&fixed)?;
-        if self.tree.lookup(&dir)?.is_none() {
-            let absence = self.absence(&fixed).unwrap_or_default();
-            return Err(TransferError::NoDirectory { source_index: self.source_index, path: dir, absence });
-        }
+        let (dir, wild) = self.before_wildcard(path, &cleaned)?;
         let mut found = Vec::new();
-        self.expand(&dir, &parts[first..], &mut found)?;
+        self.expand(&dir, &wild, &mut found)?;
         found
             .into_iter()
             .map(|node| {
@@ -222,6 +226,43 @@ impl Finder<'_> {
                 Ok((name, top))
             })
             .collect()
+    }
+
+    /// The directory before the first part with a wildcard, and the parts from there on.
+    fn before_wildcard<'p>(
+        &self,
+        path: &str,
+        cleaned: &'p LayerPath,
+    ) -> Result<(LayerPath, Vec<&'p [u8]>), TransferError> {
+        glob::check(cleaned.as_bytes()).map_err(TransferError::wildcard(self.source_index, path))?;
+        let mut parts: Vec<_> = cleaned.components().collect();
+        let first = parts.iter().position(|part| glob::has_wildcards(part)).unwrap_or(parts.len());
+        let wild = parts.split_off(first);
+        let fixed = parts.iter().fold(LayerPath::root(), |at, part| at.join(part));
+        let dir = self.resolve(&fixed)?;
+        match self.tree.see(&dir)? {
+            Seen::Absent => {
+                let absence = self.absence(&fixed).unwrap_or_default();
+                Err(TransferError::NoDirectory { source_index: self.source_index, path: dir, absence })
+            }
+            Seen::Directory | Seen::Symlink(_) | Seen::Other => Ok((dir, wild)),
+        }
+    }
+
+    /// What [`Self::plain`] and [`Self::parents`] refuse at first sight.
+    fn check(&self, path: &str, parents: bool) -> Result<(), TransferError> {
+        let (pivot, pattern) = if parents { path.split_once("/./").unwrap_or(("/", path)) } else { (path, "") };
+        let (top, below) = (LayerPath::clean(pivot), LayerPath::clean(pattern));
+        if glob::has_wildcards(top.as_bytes()) {
+            return self.before_wildcard(pivot, &top).map(drop);
+        }
+        let top = self.locate(&top)?;
+        // No link is followed below a pivot.
+        let required = !below.is_root() && !glob::has_wildcards(path.as_bytes());
+        if required && self.tree.see(&top.append(&below))? == Seen::Absent {
+            return Err(self.not_found(LayerPath::clean(pivot).append(&below)));
+        }
+        Ok(())
     }
 
     /// All below `dir` that the pattern's parts lead to. Links on the way are not followed.
@@ -240,18 +281,21 @@ impl Finder<'_> {
     }
 
     fn follow(&self, path: &LayerPath) -> Result<Node, TransferError> {
-        // Looking a file up may mean hashing it: once is enough.
-        let mut last = None;
-        let real = resolve(path, true, |at| Ok(see(self.tree, at, &mut last)?))?;
-        let node = match last {
-            Some(node) if node.entry.path == real => Some(node),
-            _ => self.tree.lookup(&real)?,
-        };
-        node.ok_or_else(|| self.not_found(path.clone()))
+        let real = self.resolve(path)?;
+        self.tree.lookup(&real)?.ok_or_else(|| self.not_found(path.clone()))
     }
 
     fn resolve(&self, path: &LayerPath) -> Result<LayerPath, TransferError> {
-        resolve(path, true, |at| Ok(see(self.tree, at, &mut None)?))
+        resolve(path, true, |at| Ok(self.tree.see(at)?))
+    }
+
+    /// Where `path` leads, if there is something.
+    fn locate(&self, path: &LayerPath) -> Result<LayerPath, TransferError> {
+        let real = self.resolve(path)?;
+        match self.tree.see(&real)? {
+            Seen::Absent => Err(self.not_found(path.clone())),
+            Seen::Directory | Seen::Symlink(_) | Seen::Other => Ok(real),
+        }
     }
 
     fn not_found(&self, path: LayerPath) -> TransferError {
@@ -273,7 +317,7 @@ impl Finder<'_> {
         let missing = loop {
             let name = parts.next()?;
             let next = dir.join(name);
-            match see(self.tree, &next, &mut None).ok()? {
+            match self.tree.see(&next).ok()? {
                 Seen::Directory => dir = next,
                 Seen::Absent => break name,
                 Seen::Other | Seen::Symlink(_) => return Some(Absence::NotADirectory(next)),
@@ -300,24 +344,6 @@ impl Finder<'_> {
         let near: Vec<_> = near.into_iter().map(|(_, name)| dir.join(&name)).collect();
         (!near.is_empty()).then_some(Absence::Similar(near))
     }
-}
-
-/// What a tree has at `path`; a node that was found is left in `last`.
-fn see(tree: &dyn Tree, path: &LayerPath, last: &mut Option<Node>) -> Result<Seen, TreeError> {
-    *last = tree.lookup(path)?;
-    Ok(match last.as_ref().map(|node| &node.entry.kind) {
-        None => Seen::Absent,
-        Some(Kind::Directory { .. }) => Seen::Directory,
-        Some(Kind::Symlink(target)) => Seen::Symlink(target.clone()),
-        Some(
-            Kind::File { .. }
-            | Kind::Hardlink(_)
-            | Kind::CharDevice(..)
-            | Kind::BlockDevice(..)
-            | Kind::Fifo
-            | Kind::Whiteout,
-        ) => Seen::Other,
-    })
 }
 
 /// How many letters must be replaced, inserted, left out or swapped with their neighbour to make `b` of `a`.

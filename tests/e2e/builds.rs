@@ -12,6 +12,8 @@ as_root_and_rootless! {
     exit_code_and_signal_of_a_run
     several_parse_errors_at_once
     faults_of_all_stations_at_once
+    paths_missing_in_the_context
+    slip_of_a_stage_name_beside_a_parse_error
     base_that_does_not_exist
     first_failure_cancels_the_others
     finished_steps_of_a_failed_build_are_kept
@@ -114,14 +116,49 @@ fn faults_of_all_stations_at_once(who: Who) {
     let unavailable = "nosuch:1: failed to resolve source metadata";
     for (text, first, places) in [
         (text.to_owned(), unknown, &["2:12", "3:1", "4:13"][..]),
-        (text.replace("RUNN", "RUN").replace("--from=7 ", ""), unavailable, &["1:6", "2:12"]),
+        (text.replace("RUNN", "RUN").replace("--from=7 ", ""), unavailable, &["1:6", "2:12", "4:6"]),
     ] {
         let log = rig.fails(&["--progress=plain", "--pull=never", &rig.dockerfile(&text)]);
         let last = last_line(&log).strip_prefix("ERROR: failed to build: failed to solve: ");
         assert!(last.is_some_and(|last| last.starts_with(first)), "{log}");
-        let carets = log.lines().filter_map(|line| Some(line.strip_prefix("Dockerfile:")?.split_once(": ")?.0));
-        assert_eq!(carets.collect::<Vec<_>>(), places, "{log}");
+        assert_eq!(places_of_carets(&log), places, "{log}");
     }
+}
+
+fn places_of_carets(log: &str) -> Vec<&str> {
+    log.lines().filter_map(|line| Some(line.strip_prefix("Dockerfile:")?.split_once(": ")?.0)).collect()
+}
+
+/// All of them at once, in the words of a step that fails for it, and before anything runs; of stages that are not built none.
+fn paths_missing_in_the_context(who: Who) {
+    let rig = Rig::new(who);
+    let text = format!(
+        "{BUSYBOX}COPY unneeded /\nFROM busybox\nRUN false\nCOPY Dockerfile bin/app lib /x/\n\
+         RUN --mount=type=bind,source=none,target=/n true\n"
+    );
+    let context = rig.dockerfile(&text);
+    let log = rig.fails(&["--progress=plain", &context]);
+    let missing = "failed to calculate checksum of ref context: \"/bin/app\": not found";
+    assert_eq!(last_line(&log), format!("ERROR: failed to build: failed to solve: {missing}"));
+    assert_eq!(places_of_carets(&log), ["5:17", "5:25", "6:13"], "{log}");
+    assert!(ended(&log, "COPY Dockerfile bin/app").ends_with(missing) && !log.contains("RUN false\n#"), "{log}");
+    let log = rig.fails(&["--progress=plain", "--target=0", &context]);
+    assert_eq!(places_of_carets(&log), ["2:6"], "{log}");
+    let checked = rig.ok(&["--check", &context]);
+    assert!(
+        checked.stdout.contains("\nNOTE: MissingSource ") && !checked.stdout.contains("unneeded\": not"),
+        "{checked:?}"
+    );
+}
+
+/// The name may be an image's, which only a registry knows, and is asked for that one.
+fn slip_of_a_stage_name_beside_a_parse_error(who: Who) {
+    let rig = Rig::empty(who);
+    let text = "FROM scratch AS stage\nCOPY Dockerfile /\nFROM scratch\nCOPY --from=stag /Dockerfile /\nRUNN true\n\
+                COPY --from=other /a /\n";
+    let log = rig.fails(&["--progress=plain", "--pull=never", &rig.dockerfile(text)]);
+    assert_eq!(places_of_carets(&log), ["4:13", "5:1"], "{log}");
+    assert!(log.contains("(did you mean stage?)") && last_line(&log).contains("unknown instruction: RUNN"), "{log}");
 }
 
 fn base_that_does_not_exist(who: Who) {

@@ -7,7 +7,7 @@ use rbuild::dockerfile::advice::advice;
 use rbuild::dockerfile::lint::lint;
 use rbuild::dockerfile::{parse_trigger, read};
 use rbuild::oci::platform::Platform;
-use rbuild::plan::{Facts, PlanOptions, all_faults, check, plan};
+use rbuild::plan::{Facts, PlanOptions, all_faults, check, doubtful_images, plan, wanted_for_certain};
 use rbuild::source::Source;
 
 fn show(faults: &[Diagnostic]) {
@@ -24,7 +24,9 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let options = PlanOptions::new(Platform::new("linux", "amd64", ""));
     let reading = read(Source::new("Dockerfile", text));
+    drop(wanted_for_certain(&reading.file, reading.lost, &options));
     if !reading.faults.is_empty() {
+        drop(doubtful_images(&reading, &options));
         return show(&all_faults(&reading, &options));
     }
     let file = reading.file;

@@ -22,7 +22,7 @@ use crate::fetch::git::{Checkout, Commit, GitError};
 use crate::fetch::{FetchError, Fetched};
 use crate::layers::view::View;
 use crate::layers::{self, LayerError};
-use crate::plan::graph::{Copy, CopySource, From, GitSource};
+use crate::plan::graph::{Copy, CopySource, From, GitSource, Op, Step};
 use crate::plan::key;
 use crate::tar::entry::{Entry, Kind, Meta};
 use crate::transfer::select::Match;
@@ -321,8 +321,16 @@ fn tree_from(job: &Job<'_>, from: &From) -> Result<(SharedTree, String), StepErr
     Ok(match from {
         From::Context(name) => (context(job, name)?, name.clone()),
         From::Scratch => (Arc::new(transfer::forest::EMPTY), "scratch".to_owned()),
-        From::Step(id) => (tree_of(job, &job.stack_of(from))?, job.plan.steps[*id].stage.clone()),
+        From::Step(id) => (tree_of(job, &job.stack_of(from))?, called(&job.plan.steps[*id])),
     })
+}
+
+/// What messages call the files a step leaves: a stage, or the image itself when nothing was done in it.
+fn called(step: &Step) -> String {
+    match &step.op {
+        Op::Image(base) => base.reference.clone(),
+        Op::Run(_) | Op::Copy(_) | Op::Workdir(_) => step.stage.clone(),
+    }
 }
 
 impl Remote {

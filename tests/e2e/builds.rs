@@ -15,6 +15,7 @@ as_root_and_rootless! {
     paths_missing_in_the_context
     slip_of_a_stage_name_beside_a_parse_error
     base_that_does_not_exist
+    what_is_copied_from_has_a_name
     first_failure_cancels_the_others
     finished_steps_of_a_failed_build_are_kept
     no_cache
@@ -167,6 +168,20 @@ fn base_that_does_not_exist(who: Who) {
     assert!(last_line(&log).starts_with("ERROR: failed to build: failed to solve: "), "{log}");
     assert!(last_line(&log).contains("nosuch:1"), "{log}");
     assert!(log.contains("Dockerfile:1"), "{log}");
+}
+
+/// The files that lack it have a name, whether they are a stage's, a numbered stage's, or an image's in which nothing was done.
+fn what_is_copied_from_has_a_name(who: Who) {
+    let rig = Rig::new(who);
+    for (stages, from, name) in [
+        (format!("{BUSYBOX}RUN true\n"), "0", "0"),
+        ("FROM busybox AS tools\nRUN true\n".to_owned(), "tools", "tools"),
+        (BUSYBOX.to_owned(), "0", "docker.io/library/busybox:latest"),
+        (String::new(), "busybox", "docker.io/library/busybox:latest"),
+    ] {
+        let log = rig.fails(&[&rig.dockerfile(&format!("{stages}FROM scratch\nCOPY --from={from} /nope /\n"))]);
+        assert!(log.contains(&format!("checksum of ref {name}: \"/nope\": not found")), "{name}: {log}");
+    }
 }
 
 fn first_failure_cancels_the_others(who: Who) {

@@ -73,7 +73,8 @@ EXPLAINED = [
 MEANT = r"""
 ## Meant to differ from BuildKit
 
-Found by building some 5,300 small Dockerfiles with both and comparing status, message, config field by field, history and files. In
+Found by building some 5,300 small Dockerfiles with both, some 1,250 of public repositories (on a base whose programs do nothing), and
+450 of buildah's and kaniko's tests with their contexts, and comparing status, message, config field by field, history and files. In
 all that is not listed here they agreed, but for the wording of some errors (of networks, of paths missing in another stage).
 
 - `# syntax=` (or `BUILDKIT_SYNTAX`) with anything but `docker/dockerfile*` is an error: rbuild runs no front end but its own.
@@ -95,6 +96,9 @@ all that is not listed here they agreed, but for the wording of some errors (of 
   behind them, with the text of another step.
 - A COPY of what is already there, byte for byte and with the same time, is in its layer again; BuildKit's differ leaves it out
   (`COPY package.json ./`, later `COPY . .`). The files of the image are the same.
+- A hard link that a RUN makes to a file of an earlier layer stays one: the file is in the new layer, too. BuildKit leaves out the
+  file, and the link becomes a copy.
+- With SOURCE_DATE_EPOCH, files of heredocs have that time; BuildKit gives them the time of the build.
 - `COPY --parents x/./ /p/` copies what is in `x`, as buildah does; BuildKit looks for `x` in vain.
 - An image without layers says `"layers":[]` and `"diff_ids":[]`, where BuildKit writes `null`.
 - The working directory of an image for Windows is written with slashes (D167).

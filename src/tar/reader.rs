@@ -393,7 +393,8 @@ impl<R: Read> Reader<R> {
 }
 
 impl Member {
-    /// Turns header values into an entry; `None` for AUFS's bookkeeping.
+    /// Turns header values into an entry; `None` for what counts for nothing: AUFS's bookkeeping in layers, and in added archives what
+    /// is no directory and yet stands for the root (a file without a name), which Docker's unpacking passes over.
     fn interpret(&self, whiteouts: Whiteouts) -> Result<Option<RawEntry>, TarError> {
         let malformed = |reason: String| TarError::Malformed { offset: self.offset, reason };
         let mut path = LayerPath::clean(&self.name);
@@ -414,6 +415,9 @@ impl Member {
             }
         };
         if path.is_root() && kind != RawKind::Directory {
+            if whiteouts == Whiteouts::Literal {
+                return Ok(None);
+            }
             return Err(malformed("an entry that is not a directory in place of the root".to_owned()));
         }
         if whiteouts == Whiteouts::Interpret {

@@ -86,6 +86,13 @@ fn deletions_are_understood_only_in_layers() {
 }
 
 #[test]
+fn what_stands_for_the_root_is_passed_over_in_added_archives() {
+    let bytes = [member("", b'0', b"content"), member(".", b'6', b""), member("x", b'0', b"a")].concat();
+    assert_eq!(dump(&bytes, Whiteouts::Literal).expect("valid"), ["/x file[1] 1:2 644 3 {} a"]);
+    assert!(dump(&bytes, Whiteouts::Interpret).is_err());
+}
+
+#[test]
 fn extensions_override_headers() {
     let long = "n".repeat(150);
     let bytes = [

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     let value =
         |flag: &str| arguments.iter().position(|argument| argument == flag).and_then(|at| arguments.get(at + 1));
     if let Some(name) = value("--contained") {
-        return ExitCode::from(u8::try_from(bench::contained(name)).unwrap_or(1));
+        let (setting, _) = find(name);
+        return ExitCode::from(u8::try_from(bench::contained(name, setting)).unwrap_or(1));
     }
     if let Some(path) = value("--connect") {
         println!("{}", bench::greet(path));
@@ -118,7 +119,7 @@ fn run(name: &str, setting: Setting) -> Outcome {
     let started = std::time::Instant::now();
     let output = command
         .env("RUST_BACKTRACE", "0")
-        .args([if setting == Setting::InPlace { "--contained" } else { "--inside" }, name])
+        .args([if setting.is_contained() { "--contained" } else { "--inside" }, name])
         .output()
         .expect("starts itself");
     let took = started.elapsed().as_millis();

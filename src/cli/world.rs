@@ -89,8 +89,8 @@ impl Opened {
         };
         let runtime = runtime()?;
         let cancel = Cancel::new();
-        let layers =
-            Layers::new(store.clone(), TreeOptions { overlay: session.overlay_xattrs, ownership }, cancel.clone());
+        let (overlay, bound_by_modes) = (session.overlay_xattrs, session.bound_by_modes);
+        let layers = Layers::new(store.clone(), TreeOptions { overlay, ownership, bound_by_modes }, cancel.clone());
         watch_signals(&runtime, &cancel);
         tidy_up(&store);
         Ok(Self { session, store, layers, runtime, cancel, threads: request.threads })

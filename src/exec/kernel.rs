@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 pub(crate) struct Child {
     /// Readable once it has ended.
     pub(crate) pidfd: OwnedFd,
+    /// Its number.
+    pub(crate) pid: i32,
 }
 
 /// Which side of a fork we are on.
@@ -74,7 +76,7 @@ pub(crate) fn fork_into(flags: i32) -> io::Result<Side> {
     }
     // SAFETY: the kernel has just made this descriptor for us and nobody else knows of it.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(Side::Parent(Child { pidfd }))
+    Ok(Side::Parent(Child { pidfd, pid: result as i32 }))
 }
 
 /// Forks; true in the parent. Unlike [`fork_into`] it lets the child make threads. The caller must be single-threaded.

@@ -15,7 +15,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::kernel::{self, Child, Disposition, Side};
 use super::step::{self, Ground, Handles, Report};
-use super::{orphans, probe, wire};
+use super::{orphans, probe, translate, wire};
 
 /// What rbuild asks of the launcher; the first byte of the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,8 +157,13 @@ fn launch(request: Request, fds: Vec<OwnedFd>, ground: Ground) -> Option<Step> {
         Ok(Side::Parent(child)) => Some(Step { child, socket: handles.socket, stopped: !ground.namespaces }),
         Ok(Side::Child) => match request {
             Request::Probe => probe::main(&spec, &handles.socket),
-            Request::Run | Request::RunIsolated if ground.namespaces => step::main(&spec, &handles),
-            Request::Run | Request::RunIsolated => orphans::supervise(&handles.socket, || step::main(&spec, &handles)),
+            Request::Run | Request::RunIsolated if ground.namespaces => step::start(step::read_spec(&spec), &handles),
+            Request::Run | Request::RunIsolated => {
+                orphans::supervise(&handles.socket, || match step::read_spec(&spec) {
+                    Ok(spec) if spec.ground.translated => translate::main(spec, &handles),
+                    spec => step::start(spec, &handles),
+                })
+            }
         },
         Err(error) => {
             let text = format!("make the step's namespaces: {error}");

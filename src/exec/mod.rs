@@ -20,6 +20,7 @@ mod session;
 mod step;
 mod stubs;
 mod terminal;
+mod translate;
 mod userns;
 mod wire;
 

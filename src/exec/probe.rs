@@ -25,12 +25,14 @@ pub(crate) struct Found {
     pub(crate) proc: Option<String>,
     /// Anything can be mounted at all.
     pub(crate) mounts: Option<String>,
+    /// Steps can be traced, so that their paths are translated; tried only where nothing can be mounted.
+    pub(crate) translation: Option<String>,
     /// The root directory can be changed.
     pub(crate) chroot: Option<String>,
 }
 
 wire_struct!(Question { directory, ground });
-wire_struct!(Found { overlay, proc, mounts, chroot });
+wire_struct!(Found { overlay, proc, mounts, translation, chroot });
 
 /// Tries, tells, and ends.
 pub(crate) fn main(question: &OwnedFd, socket: &OwnedFd) -> ! {

@@ -18,7 +18,7 @@ use super::stubs::Stubs;
 use super::terminal::Terminal;
 use super::{
     ExecError, Executor, Exit, Memory, MountKind, Output, Process, Root, Stdio, Stream, copies, in_place, kernel,
-    memory, session, terminal, wire,
+    memory, session, terminal, translate, wire,
 };
 use crate::cancel::Cancel;
 use crate::snapshot::OverlayXattrs;
@@ -39,6 +39,8 @@ pub struct Sandbox {
     xattrs: OverlayXattrs,
     /// Whether steps may mount anything; believed until tried.
     mounts: AtomicBool,
+    /// Whether their paths are translated; not before it was tried.
+    translated: AtomicBool,
     /// Held while a step runs that changes its root's surroundings.
     in_place: Mutex<()>,
     /// Where steps are limited, if they are.
@@ -56,6 +58,7 @@ impl Sandbox {
             ground,
             xattrs,
             mounts: AtomicBool::new(ground.mounts),
+            translated: AtomicBool::new(ground.translated),
             in_place: Mutex::new(()),
             groups: None,
         })
@@ -76,7 +79,11 @@ impl Sandbox {
         drop(theirs);
         let (bytes, _) = wire::receive(&ours)?;
         let found: Found = wire::decode(&bytes)?;
-        self.mounts.store(self.ground.mounts && found.mounts.is_none(), Ordering::Relaxed);
+        let mounts = self.ground.mounts && found.mounts.is_none();
+        self.mounts.store(mounts, Ordering::Relaxed);
+        // Who keeps owners is better off in a root of its own, who does not with a /proc: see decision 0005.
+        let wanted = !mounts && (found.chroot.is_some() || self.ground.one_id);
+        self.translated.store(wanted && found.translation.is_none(), Ordering::Relaxed);
         Ok(found)
     }
 }
@@ -98,7 +105,7 @@ impl Executor for Sandbox {
         let setup = |error: io::Error| ExecError::Setup(error.to_string());
         match root {
             Root::Overlay { upper, .. } => {
-                let end = self.run_in(root, process.clone(), output, cancel)?;
+                let end = self.run_in(root, process.clone(), Vec::new(), output, cancel)?;
                 let removed = end.stubs.remove(upper).map_err(setup)?;
                 end.exit(removed, cancel)
             }
@@ -107,14 +114,24 @@ impl Executor for Sandbox {
                 let beside = path.parent().unwrap_or(path);
                 let copies = copies::copied(&mut process, beside, self.xattrs).map_err(setup)?;
                 if self.mounts.load(Ordering::Relaxed) {
-                    let end = self.run_in(root, process, output, cancel)?;
+                    let end = self.run_in(root, process, Vec::new(), output, cancel)?;
                     drop(copies);
                     let removed = end.stubs.remove(path).map_err(setup)?;
                     return end.exit(removed, cancel);
                 }
+                if self.translated.load(Ordering::Relaxed) {
+                    let mut laid = translate::lay(path, &process).map_err(setup)?;
+                    let shown = std::mem::take(&mut laid.shown);
+                    let process = Process { mounts: Vec::new(), ..process };
+                    let end = self.run_in(root, process, shown, output, cancel);
+                    drop(copies);
+                    let removed = laid.undo().map_err(setup)?;
+                    return end?.exit(removed, cancel);
+                }
                 let _one_at_a_time = self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
                 let placed = in_place::place(path, &process, self.xattrs).map_err(setup)?;
-                let end = self.run_in(root, Process { mounts: Vec::new(), ..process }, output, cancel);
+                let process = Process { mounts: Vec::new(), ..process };
+                let end = self.run_in(root, process, Vec::new(), output, cancel);
                 let removed = placed.undo().map_err(setup)?;
                 end?.exit(removed, cancel)
             }
@@ -123,14 +140,22 @@ impl Executor for Sandbox {
 }
 
 impl Sandbox {
-    fn run_in(&self, root: &Root, process: Process, output: Output<'_>, cancel: &Cancel) -> Result<End, ExecError> {
+    fn run_in(
+        &self,
+        root: &Root,
+        process: Process,
+        shown: Vec<translate::Shown>,
+        output: Output<'_>,
+        cancel: &Cancel,
+    ) -> Result<End, ExecError> {
         let kills_before = memory::kills();
-        let ground = Ground { mounts: self.mounts.load(Ordering::Relaxed), ..self.ground };
+        let (mounts, translated) = (self.mounts.load(Ordering::Relaxed), self.translated.load(Ordering::Relaxed));
+        let ground = Ground { mounts, translated, ..self.ground };
         let terminal = process.stdio == Stdio::Inherited && terminal::is_ours();
         let group = self.groups.as_ref().map(Groups::step).transpose();
         let group = group.map_err(|error| ExecError::Setup(format!("make a control group: {error}")))?;
         let groups = group.as_ref().map_or_else(Vec::new, |group| group.directories().to_vec());
-        let spec = Spec { root: root.clone(), process, ground, terminal, groups };
+        let spec = Spec { root: root.clone(), process, ground, terminal, groups, shown };
         let mut running = Running::start(&self.control, &spec).map_err(ExecError::Launcher)?;
         let mut end = running.wait(&spec.process.mounts, output, cancel).map_err(ExecError::Launcher)?;
         let limit = self.groups.as_ref().and_then(|groups| groups.limits().memory);

@@ -89,6 +89,11 @@ const NAMESPACES: &str = "allow user namespaces (sysctl user.max_user_namespaces
                           kernel.unprivileged_userns_clone; in a container also its seccomp profile)";
 /// How to get mounts.
 const MOUNTS: &str = "allow mount(2) (CAP_SYS_ADMIN, and a seccomp or AppArmor profile that lets it through)";
+/// How to get a root directory of a step's own.
+const CHROOT: &str = "give CAP_SYS_CHROOT";
+/// How to have at least paths translated.
+const PTRACE: &str =
+    "let processes trace their children (sysctl kernel.yama.ptrace_scope at most 1; the container's seccomp profile)";
 /// How to get overlays.
 const OVERLAYS: &str =
     "keep the store (--root) on a local file system such as ext4, xfs or btrfs, with Linux 5.11 or later";
@@ -97,6 +102,12 @@ impl Mode {
     /// Whether builds do without something that a better place would give.
     pub fn is_limited(&self) -> bool {
         self.trials().iter().any(|trial| trial.unlock.is_some())
+    }
+
+    /// Whether a tracer has the paths of steps mean what they would mean in their root.
+    fn is_translated(&self) -> bool {
+        let wanted = self.found.chroot.is_some() || self.ownership == Ownership::Flattened;
+        matches!(self.privilege, Privilege::Refused(_)) && wanted && self.found.translation.is_none()
     }
 
     /// All that was tried, rung by rung, with its meaning and a way up.
@@ -111,7 +122,11 @@ impl Mode {
                 trial("namespaces", None, "in a user namespace: every step has some", "", "")
             }
             Privilege::Refused(why) => {
-                let bad = "none: steps run one at a time, see rbuild's processes and are not isolated from the network";
+                let bad = if self.is_translated() {
+                    "none: steps are not isolated from the network, nor from a program that means to get out"
+                } else {
+                    "none: steps run one at a time and are not isolated from rbuild's processes and the network"
+                };
                 trial("namespaces", Some(why), "", bad, NAMESPACES)
             }
             Privilege::NotAsked => trial("namespaces", None, "not tried", "", ""),
@@ -139,7 +154,16 @@ impl Mode {
             }
         };
         let found = &self.found;
-        let no_mounts = "none: mounts of RUN are moved or copied to their place and taken away after it";
+        let no_mounts = if self.is_translated() {
+            "none: mounts of RUN are shown by name"
+        } else {
+            "none: mounts of RUN are moved or copied to their place and taken away after it"
+        };
+        let no_proc = match &self.privilege {
+            Privilege::Refused(_) if self.is_translated() => "steps see the outer /proc, of it their own processes",
+            Privilege::Refused(_) => "none: steps have no /proc",
+            Privilege::Root | Privilege::UserNamespace(_) | Privilege::NotAsked => "steps see the outer /proc",
+        };
         let mut trials = vec![
             namespaces,
             owners,
@@ -149,13 +173,20 @@ impl Mode {
                 "proc",
                 found.proc.as_deref(),
                 "steps have their own",
-                "steps see the outer /proc",
-                "run with an unmasked /proc",
+                no_proc,
+                if matches!(self.privilege, Privilege::Refused(_)) { MOUNTS } else { "run with an unmasked /proc" },
             ),
         ];
         if matches!(self.privilege, Privilege::Refused(_)) {
-            let bad = "refused: no RUN, only the other instructions";
-            trials.push(trial("chroot", found.chroot.as_deref(), "allowed: RUN works", bad, "give CAP_SYS_CHROOT"));
+            let chroot = trial("chroot", found.chroot.as_deref(), "allowed: RUN works", "refused", CHROOT);
+            let used = "allowed: RUN works, its paths are translated (no wall: RUN can reach what this container can)";
+            let ptrace = if found.chroot.is_none() && !self.is_translated() {
+                trial("ptrace", None, "not needed", "", "")
+            } else {
+                let bad = "refused: no RUN, only the other instructions";
+                trial("ptrace", found.translation.as_deref(), used, bad, PTRACE)
+            };
+            trials.extend([chroot, ptrace]);
         }
         trials
     }
@@ -174,9 +205,13 @@ impl fmt::Display for Mode {
                 write!(f, "rootless with a single id, {trees}; owners are recorded but not seen by RUN: {why}")?;
             }
             Privilege::Refused(why) => {
-                let (how, chroot) = match self.found.chroot {
-                    None => ("one RUN at a time in a changed root", ""),
-                    Some(_) => ("no RUN, only the other instructions", "give CAP_SYS_CHROOT, or "),
+                let (how, chroot) = match (&self.found.chroot, &self.found.translation) {
+                    (None, _) if self.is_translated() => ("RUN by translated paths", String::new()),
+                    (None, _) => ("one RUN at a time in a changed root", String::new()),
+                    (Some(_), None) => ("RUN by translated paths", format!("{CHROOT}, or ")),
+                    (Some(_), Some(why)) => {
+                        ("no RUN, only the other instructions", format!("{CHROOT}, or {PTRACE} ({why}), or "))
+                    }
                 };
                 let owners = match self.ownership {
                     Ownership::Exact => "",
@@ -207,6 +242,8 @@ pub struct Session {
     pub trees_suffix: String,
     /// How trees are marked for overlay.
     pub overlay_xattrs: OverlayXattrs,
+    /// Whether a file's mode can keep us from it: we are no root, or one without the right to pass over modes.
+    pub bound_by_modes: bool,
     sandbox: Option<Arc<Sandbox>>,
     host: Arc<Host>,
     privilege: Privilege,
@@ -286,6 +323,7 @@ fn here(entered: bool) -> Ground {
         one_id: matches!(ranges.as_slice(), [(_, _, 1)]) || !may(OWNERS),
         namespaces: false,
         mounts: false,
+        translated: false,
     }
 }
 
@@ -336,6 +374,7 @@ fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Sessio
         ownership: if ground.one_id { Ownership::Flattened } else { Ownership::Exact },
         trees_suffix: suffix(ground, &map),
         overlay_xattrs: marks(ground),
+        bound_by_modes: !may(CapabilitySet::DAC_OVERRIDE),
         sandbox,
         host: Arc::new(host),
         privilege,
@@ -377,7 +416,13 @@ impl Session {
         self.found.get_or_init(|| {
             let failed = |error: &dyn fmt::Display| {
                 let why = Some(error.to_string());
-                Found { overlay: why.clone(), proc: why.clone(), mounts: why.clone(), chroot: why }
+                Found {
+                    overlay: why.clone(),
+                    proc: why.clone(),
+                    mounts: why.clone(),
+                    translation: why.clone(),
+                    chroot: why,
+                }
             };
             let Some(sandbox) = &self.sandbox else { return failed(&"no sandbox") };
             let attempt = || -> io::Result<Found> {
@@ -438,12 +483,13 @@ mod tests {
     #[test]
     fn every_rung_that_is_missing_has_a_way_up() {
         let why = |text: &str| Some(text.to_owned());
-        let found = Found { overlay: why("a"), proc: why("b"), mounts: why("c"), chroot: why("d") };
+        let found =
+            Found { overlay: why("a"), proc: why("b"), mounts: why("c"), translation: why("f"), chroot: why("d") };
         let privilege = Privilege::Refused("e".to_owned());
         let mode = Mode { privilege, ownership: Ownership::Flattened, found };
         let trials = mode.trials();
         let names: Vec<_> = trials.iter().map(|trial| trial.what).collect();
-        assert_eq!(names, ["namespaces", "owners", "mounts", "overlay", "proc", "chroot"]);
+        assert_eq!(names, ["namespaces", "owners", "mounts", "overlay", "proc", "chroot", "ptrace"]);
         assert!(trials.iter().all(|trial| trial.unlock.is_some_and(|text| !text.is_empty())), "{trials:?}");
         assert!(mode.to_string().contains("no RUN, only the other instructions"), "{mode}");
         let best = Mode { privilege: Privilege::Root, ownership: Ownership::Exact, found: Found::default() };
@@ -452,7 +498,7 @@ mod tests {
 
     #[test]
     fn trees_of_different_maps_have_different_folders() {
-        let inside = Ground { user_namespace: true, one_id: false, namespaces: true, mounts: true };
+        let inside = Ground { user_namespace: true, one_id: false, namespaces: true, mounts: true, translated: false };
         assert_eq!(suffix(inside, "0 1000 1\n1 100000 65536\n"), "0-1000-1_1-100000-65536");
         let all = "         0          0 4294967295\n";
         assert_eq!(suffix(inside, all), "0-0-4294967295", "looks like the machine's own, but is not");

@@ -242,6 +242,9 @@ impl TreeWriter {
             Some(fd) => rustix::fs::futimens(fd, &times)?,
             None => rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?,
         }
+        if self.options.bound_by_modes && !link {
+            xattrs::unlock(dir, name);
+        }
         Ok(())
     }
 }

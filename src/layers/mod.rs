@@ -23,6 +23,7 @@ mod forms;
 pub mod gzip;
 pub mod identity;
 pub mod index;
+pub mod locked;
 mod make;
 mod parts;
 #[cfg(test)]
@@ -72,11 +73,14 @@ pub struct TreeOptions {
     pub overlay: OverlayXattrs,
     /// Whether files can be given away.
     pub ownership: OwnershipMode,
+    /// Whether modes bind us, so that files are kept as `locked` says.
+    pub bound_by_modes: bool,
 }
 
 impl TreeOptions {
     /// As real root.
-    pub const ROOT: Self = Self { overlay: OverlayXattrs::Trusted, ownership: OwnershipMode::Exact };
+    pub const ROOT: Self =
+        Self { overlay: OverlayXattrs::Trusted, ownership: OwnershipMode::Exact, bound_by_modes: false };
 
     /// Whether we are inside a user namespace, where not everything can be made.
     fn rootless(self) -> bool {

@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat};
 
 use super::error::{InTree as _, Result};
 use super::xattrs::{self, Found};
-use super::{TreeOptions, beneath};
+use super::{OwnershipMode, TreeOptions, beneath, locked};
 use crate::tar::entry::LayerPath;
 
 /// Something found in a tree.
@@ -76,7 +76,9 @@ pub(super) fn names(dir: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
 pub(super) fn walk(at: &Path, options: TreeOptions) -> Result<Tree> {
     let root = rustix::fs::open(at, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .in_tree("open", at, &LayerPath::root())?;
-    let walk = Walk { at, options };
+    let own = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let owner = (options.ownership == OwnershipMode::Flattened).then(own);
+    let walk = Walk { at, options, owner };
     let (mut nodes, _) = walk.directory(&root, &LayerPath::root())?;
     let top = 0..nodes.len();
     let mut depth = top.clone();
@@ -104,6 +106,8 @@ pub(super) fn walk(at: &Path, options: TreeOptions) -> Result<Tree> {
 struct Walk<'a> {
     at: &'a Path,
     options: TreeOptions,
+    /// Who stands for root, where there is one user only.
+    owner: Option<(u32, u32)>,
 }
 
 /// Fewer names than this are not worth being shared among threads.
@@ -122,6 +126,9 @@ impl Walk<'_> {
     }
 
     fn node(&self, dir: &OwnedFd, path: LayerPath, name: &[u8]) -> Result<Node> {
+        if self.options.bound_by_modes {
+            xattrs::unlock(dir, name);
+        }
         let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).in_tree("stat", self.at, &path)?;
         let what = what(dir, name, &stat).in_tree("read link", self.at, &path)?;
         let found = if matches!(what, What::Whiteout | What::Socket) {
@@ -129,13 +136,14 @@ impl Walk<'_> {
         } else {
             xattrs::read(dir, name, self.options.overlay).in_tree("read attributes of", self.at, &path)?
         };
+        let mode = locked::meant(stat.st_mode & 0o7777, found.mode, what == What::Directory);
         let links = what != What::Directory && what != What::Whiteout && stat.st_nlink > 1;
         Ok(Node {
             path,
             what,
-            mode: stat.st_mode & 0o7777,
-            uid: stat.st_uid,
-            gid: stat.st_gid,
+            mode,
+            uid: if self.owner.is_some_and(|(uid, _)| uid == stat.st_uid) { 0 } else { stat.st_uid },
+            gid: if self.owner.is_some_and(|(_, gid)| gid == stat.st_gid) { 0 } else { stat.st_gid },
             mtime: (stat.st_mtime as i64, stat.st_mtime_nsec as i64),
             shared: links.then_some((stat.st_dev, stat.st_ino)),
             found,

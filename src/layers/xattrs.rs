@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::locked;
+
 /// Where overlayfs keeps its own attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverlayXattrs {
@@ -58,6 +60,8 @@ pub(super) struct Found {
     pub opaque: bool,
     /// The owner the file should have had.
     pub owner: Option<(u32, u32)>,
+    /// The mode that it should have had.
+    pub mode: Option<u32>,
 }
 
 /// Reads the attributes of `name` in `dir` without following it.
@@ -78,8 +82,8 @@ pub(super) fn read(dir: impl AsFd, name: &[u8], overlay: OverlayXattrs) -> io::R
     };
     for key in listed.split(|b| *b == 0).filter(|key| !key.is_empty()) {
         let opaque = key == overlay.opaque().as_bytes();
-        let owner = key == OWNER;
-        if !(opaque || owner || belongs(key)) {
+        let (owner, mode) = (key == OWNER, key == locked::MODE.as_bytes());
+        if !(opaque || owner || mode || belongs(key)) {
             continue;
         }
         let Some(value) = value(&path, key)? else { continue };
@@ -87,6 +91,8 @@ pub(super) fn read(dir: impl AsFd, name: &[u8], overlay: OverlayXattrs) -> io::R
             found.opaque = value == b"y";
         } else if owner {
             found.owner = parse_owner(&value);
+        } else if mode {
+            found.mode = locked::parse(&value);
         } else if key == CAPABILITY {
             found.xattrs.insert(key.to_vec(), portable_capability(value));
         } else {
@@ -152,6 +158,11 @@ pub(super) fn set_opaque(dir: impl AsFd, name: &[u8], overlay: OverlayXattrs, op
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(e.into()),
     }
+}
+
+/// Unlocks a file that its mode would keep us from.
+pub(super) fn unlock(dir: impl AsFd, name: &[u8]) {
+    locked::unlock(&path(dir, name));
 }
 
 /// Remembers the owner of a file or directory that cannot be given to it. Links and specials cannot carry it; for those the

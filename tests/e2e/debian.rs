@@ -17,7 +17,7 @@ as_root_and_rootless! { net_three_stages_from_mirrors }
 
 const RELEASE: &str = "bookworm";
 
-const DOCKERFILE: &str = "\
+pub(crate) const DOCKERFILE: &str = "\
 ARG BASE
 FROM ${BASE} AS compiler
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
@@ -37,7 +37,7 @@ USER www-data
 CMD [\"/usr/local/bin/hello\", \"/opt/lib/six.py\"]
 ";
 
-const HELLO: &str = r#"#include <stdio.h>
+pub(crate) const HELLO: &str = r#"#include <stdio.h>
 #include <string.h>
 int main(int argc, char **argv) {
     char line[512];
@@ -123,7 +123,7 @@ pub(crate) fn cache() -> PathBuf {
 }
 
 /// That root as a tar.
-fn debian_tar() -> PathBuf {
+pub(crate) fn debian_tar() -> PathBuf {
     let cache = cache();
     std::fs::create_dir_all(&cache).expect("cache directory");
     let lock = std::fs::File::create(cache.join("lock")).expect("lock");
@@ -150,7 +150,7 @@ fn debian_tar() -> PathBuf {
 }
 
 /// The machine's configuration of apt and pip as a directory that is laid over the base.
-fn machine(rig: &Rig) -> String {
+pub(crate) fn machine(rig: &Rig) -> String {
     let dir = rig.path("machine");
     let copy = |from: &Path, to: &str| {
         let to = dir.join(to);
@@ -197,7 +197,7 @@ fn machine(rig: &Rig) -> String {
 }
 
 /// The proxies of this machine, as `docker build` has those of its own configuration.
-fn proxies() -> Vec<String> {
+pub(crate) fn proxies() -> Vec<String> {
     ["http_proxy", "https_proxy", "no_proxy"]
         .iter()
         .filter_map(|name| Some(format!("--build-arg={name}={}", environment(name)?)))

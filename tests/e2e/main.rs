@@ -11,7 +11,6 @@ mod crash;
 mod debian;
 mod engines;
 mod forms;
-mod full;
 mod image;
 mod keys;
 mod limits;

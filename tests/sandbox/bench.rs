@@ -23,13 +23,15 @@ pub enum Setting {
     OneIdCopied,
     /// As root of a container that forbids everything: in a sandbox of ours, that is.
     InPlace,
+    /// As an ordinary user of such a container.
+    Translated,
 }
 
 const USER: &str = "1000";
 
 impl Setting {
-    pub const ALL: [Self; 6] =
-        [Self::Root, Self::RootCopied, Self::ManyIds, Self::OneId, Self::OneIdCopied, Self::InPlace];
+    pub const ALL: [Self; 7] =
+        [Self::Root, Self::RootCopied, Self::ManyIds, Self::OneId, Self::OneIdCopied, Self::InPlace, Self::Translated];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -39,19 +41,25 @@ impl Setting {
             Self::OneId => "sandbox_one",
             Self::OneIdCopied => "sandbox_one_copied",
             Self::InPlace => "root_in_place",
+            Self::Translated => "root_translated",
         }
     }
 
     pub fn is_copied(self) -> bool {
-        matches!(self, Self::RootCopied | Self::OneIdCopied | Self::InPlace)
+        matches!(self, Self::RootCopied | Self::OneIdCopied) || self.is_contained()
     }
 
     pub fn is_root(self) -> bool {
-        matches!(self, Self::Root | Self::RootCopied | Self::InPlace)
+        matches!(self, Self::Root | Self::RootCopied) || self.is_contained()
+    }
+
+    /// Tried in a container of its own, which only root can make.
+    pub fn is_contained(self) -> bool {
+        matches!(self, Self::InPlace | Self::Translated)
     }
 
     pub fn has_one_id(self) -> bool {
-        matches!(self, Self::OneId | Self::OneIdCopied)
+        matches!(self, Self::OneId | Self::OneIdCopied | Self::Translated)
     }
 
     /// This binary in the setting, or why that is not to be had.
@@ -82,18 +90,23 @@ impl Setting {
 }
 
 /// Runs one test inside a sandbox, which is a container without any right to make namespaces.
-pub fn contained(name: &str) -> i32 {
+pub fn contained(name: &str, setting: Setting) -> i32 {
     let mut bench = Bench::new(Setting::Root);
     let lower = bench.scratch("container");
     for name in ["bin", "lib", "lib64", "sbin"] {
         fs_err::os::unix::fs::symlink(format!("usr/{name}"), lower.join(name)).expect("link");
     }
     fs_err::create_dir_all(lower.join("tmp")).expect("mkdir");
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    std::fs::set_permissions(lower.join("tmp"), everybody).expect("chmod");
     // A copy: its own binary is nothing that a sandbox starts.
     fs_err::copy(std::env::current_exe().expect("own path"), lower.join("sandbox")).expect("copy");
     bench.lowers = vec![lower];
     let mut process = process(&["/sandbox", "--inside", name]);
     process.env.extend([("RUST_BACKTRACE".into(), "0".into()), ("TMPDIR".into(), "/tmp".into())]);
+    if setting == Setting::Translated {
+        (process.uid, process.gid) = (1000, 1000);
+    }
     let kind = MountKind::Bind { source: "/usr".into(), readonly: true };
     process.mounts.push(Mount { target: "/usr".into(), kind });
     let ran = bench.start(&bench.root(), &process, &Cancel::new());

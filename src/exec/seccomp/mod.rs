@@ -231,16 +231,20 @@ fn swap(code: &mut [libc::sock_filter]) {
     }
 }
 
-const NUMBER_OFFSET: u32 = 0;
-const ARCH_OFFSET: u32 = 4;
-/// Of the low word; both machines we have tables for are little-endian.
-const FIRST_ARGUMENT_OFFSET: u32 = 16;
+/// Where a filter finds the number of a call.
+pub(super) const NUMBER_OFFSET: u32 = 0;
+/// Where it finds what the program was compiled for.
+pub(super) const ARCH_OFFSET: u32 = 4;
+/// Where it finds the arguments, of eight bytes each. The low word comes first: both machines we have tables for are little-endian.
+pub(super) const FIRST_ARGUMENT_OFFSET: u32 = 16;
 
-fn load(offset: u32) -> libc::sock_filter {
+/// Loads a word of what is known of the call.
+pub(super) fn load(offset: u32) -> libc::sock_filter {
     libc::sock_filter { code: (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, jt: 0, jf: 0, k: offset }
 }
 
-fn jump(comparison: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+/// Compares it.
+pub(super) fn jump(comparison: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
     libc::sock_filter { code: (libc::BPF_JMP | comparison | libc::BPF_K) as u16, jt, jf, k }
 }
 
@@ -253,11 +257,15 @@ fn ret(verdict: Verdict) -> libc::sock_filter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    /// Runs the program as the kernel would.
     fn run(program: &[libc::sock_filter], arch: u32, number: u32, argument: u32) -> u32 {
+        decide(program, arch, number, [u64::from(argument), 0, 0, 0, 0, 0])
+    }
+
+    /// Runs the program as the kernel would.
+    pub(in crate::exec) fn decide(program: &[libc::sock_filter], arch: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let (mut pc, mut accumulator) = (0_usize, 0_u32);
         loop {
             let insn = &program[pc];
@@ -268,8 +276,10 @@ mod tests {
                     accumulator = match insn.k {
                         NUMBER_OFFSET => number,
                         ARCH_OFFSET => arch,
-                        FIRST_ARGUMENT_OFFSET => argument,
-                        other => panic!("load of {other}"),
+                        other => {
+                            let word = (other - FIRST_ARGUMENT_OFFSET) as usize / 4;
+                            (arguments[word / 2] >> (32 * (word % 2))) as u32
+                        }
                     }
                 }
                 libc::BPF_RET => return insn.k,

@@ -92,14 +92,20 @@ pub(super) fn mount(
     }
 }
 
+/// The directory of apt's configuration.
+pub(crate) const APT_WHERE: &str = "/etc/apt/apt.conf.d";
+/// A file there, read last.
+pub(crate) const APT_FILE: &str = "zz-rbuild-one-id";
+/// Without it apt wants to become another user, whom there is not.
+pub(crate) const APT_TEXT: &[u8] = b"APT::Sandbox::User \"root\";\n";
+
 /// Makes apt keep root's identity when it fetches: in a namespace with one id it cannot take another, and checks.
 pub(super) fn tame_apt(root: &mut Rooted, staging: &mut Staging) -> Result<(), Fault> {
-    let directory = "/etc/apt/apt.conf.d";
-    if root.open(directory, Missing::Fail).is_err() {
+    if root.open(APT_WHERE, Missing::Fail).is_err() {
         return Ok(());
     }
-    let file = staging.file(b"APT::Sandbox::User \"root\";\n", 0o644, 0, 0)?;
-    let target = format!("{directory}/zz-rbuild-one-id");
+    let file = staging.file(APT_TEXT, 0o644, 0, 0)?;
+    let target = format!("{APT_WHERE}/{APT_FILE}");
     show(root, Place { target: &target, what: "file" }, &file, READ_ONLY)
 }
 
@@ -146,24 +152,27 @@ fn is_directory(fd: &OwnedFd) -> Result<bool, Fault> {
 
 /// Opens a path of the host that the caller has resolved: a link that has appeared in it since is an error.
 fn open_host(path: &Path) -> Result<OwnedFd, Fault> {
+    open_unlinked(path).during(format!("open {}", path.display()))
+}
+
+/// The same, with the system's error.
+pub(crate) fn open_unlinked(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let no_link = |fd: OwnedFd| match FileType::from_raw_mode(fstat(&fd)?.st_mode) {
         FileType::Symlink => Err(Errno::LOOP),
         _ => Ok(fd),
     };
-    let open =
-        || match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
-            // Filters that do not know openat2 refuse it.
-            Err(Errno::NOSYS | Errno::PERM) => {
-                let mut fd = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-                for component in path.components().skip(1) {
-                    fd = no_link(openat(&fd, component.as_os_str(), flags, Mode::empty())?)?;
-                }
-                Ok(fd)
+    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS) {
+        // Filters that do not know openat2 refuse it.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let mut fd = openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            for component in path.components().skip(1) {
+                fd = no_link(openat(&fd, component.as_os_str(), flags, Mode::empty())?)?;
             }
-            result => no_link(result?),
-        };
-    open().during(format!("open {}", path.display()))
+            Ok(fd)
+        }
+        result => Ok(no_link(result?)?),
+    }
 }
 
 /// The merged view of some trees, on a place of its own.

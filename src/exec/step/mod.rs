@@ -23,14 +23,16 @@ use rustix::mount::MountAttrFlags;
 use super::kernel;
 use super::seccomp::Policy;
 use super::stubs::{Moment, Stubs};
+use super::translate::{self, Shown};
 use super::wire::{self, Wire, wire_enum, wire_struct};
 use super::{Process, Root, Stdio};
+pub(crate) use extra::{APT_FILE, APT_TEXT, APT_WHERE, open_unlinked};
 use mounts::Target;
 use staging::Staging;
 use walk::{Missing, Rooted};
 
 /// What a step is to do and where it finds itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Spec {
     /// The root.
     pub(crate) root: Root,
@@ -42,6 +44,8 @@ pub(crate) struct Spec {
     pub(crate) terminal: bool,
     /// Control groups to be in.
     pub(crate) groups: Vec<std::path::PathBuf>,
+    /// What it sees besides its root, where paths are translated.
+    pub(crate) shown: Vec<Shown>,
 }
 
 /// What is known of the machine before any step ran.
@@ -55,6 +59,8 @@ pub(crate) struct Ground {
     pub(crate) namespaces: bool,
     /// Steps may mount something there; otherwise they get a `chroot` at most.
     pub(crate) mounts: bool,
+    /// Not even that: a tracer has their paths mean what they would mean in their root.
+    pub(crate) translated: bool,
 }
 
 /// What a step's process and the launcher tell rbuild.
@@ -76,8 +82,8 @@ pub(crate) enum Report {
     Ended { code: i32, signal: i32 },
 }
 
-wire_struct!(Spec { root, process, ground, terminal, groups });
-wire_struct!(Ground { user_namespace, one_id, namespaces, mounts });
+wire_struct!(Spec { root, process, ground, terminal, groups, shown });
+wire_struct!(Ground { user_namespace, one_id, namespaces, mounts, translated });
 wire_enum!(Report {
     0 => Ready { stubs },
     1 => Setup { text },
@@ -128,8 +134,8 @@ pub(crate) struct Handles {
 }
 
 /// Becomes the program, or reports why not and ends.
-pub(crate) fn main(spec: &OwnedFd, handles: &Handles) -> ! {
-    let attempt = std::panic::catch_unwind(|| read_spec(spec).and_then(|spec| run(&spec, handles)));
+pub(crate) fn start(spec: Result<Spec, Fault>, handles: &Handles) -> ! {
+    let attempt = std::panic::catch_unwind(|| spec.and_then(|spec| run(&spec, handles)));
     let report = match attempt {
         Ok(Err(Fault::Setup(text))) => Report::Setup { text },
         Ok(Err(Fault::Refused(text))) => Report::Refused { text },
@@ -148,7 +154,8 @@ pub(crate) fn tell(socket: impl AsFd, report: &Report, fds: &[std::os::fd::Borro
     wire::send(socket, &bytes, fds)
 }
 
-fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
+/// What is to be done.
+pub(crate) fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
     let mut bytes = Vec::new();
     let read =
         spec.try_clone().map(std::fs::File::from).and_then(|mut file| io::Read::read_to_end(&mut file, &mut bytes));
@@ -156,7 +163,7 @@ fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
 }
 
 fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault> {
-    let Spec { root, process, ground, terminal, groups } = spec;
+    let Spec { root, process, ground, terminal, groups, .. } = spec;
     join(groups, *ground)?;
     let (nothing, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during("make a pipe")?;
     drop(writer);
@@ -193,6 +200,9 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     rustix::process::umask(Mode::from_raw_mode(0o022));
     kernel::reset_signals();
     kernel::close_from_at_exec(3);
+    if ground.translated {
+        translate::install().during("have paths translated")?;
+    }
     program::execute(process)
 }
 
@@ -258,7 +268,8 @@ fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> 
     Ok(cwd)
 }
 
-/// All there is without mounts: a changed root directory, in which everything is already in its place (`in_place`).
+/// All there is without mounts: a changed root directory, in which everything is already in its place (`in_place`), or paths
+/// that are translated from here on.
 fn confine(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
     settle(process, ground)?;
     let Root::Directory(path) = root else {
@@ -267,6 +278,9 @@ fn confine(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> 
     let mut root = Rooted::at(path).during(format!("open {}", path.display()))?;
     let cwd = working_directory(&mut root, process)?;
     report_ready(&mut root, socket)?;
+    if ground.translated {
+        return Ok(cwd);
+    }
     rustix::process::fchdir(root.root()).during("chdir to the root")?;
     rustix::process::chroot(".").during("chroot (needs CAP_SYS_CHROOT, or user namespaces)")?;
     Ok(cwd)
@@ -360,7 +374,14 @@ pub(crate) fn try_mounts(question: &super::probe::Question) -> super::probe::Fou
     };
     let mounts = || mounts::fresh("tmpfs", &[], mounts::INERT, &Target::at(&place("upper"))?);
     let proc = || mounts::fresh("proc", &[], mounts::INERT, &Target::at(&place("work"))?);
+    // In this order: each covers a directory that those before it use.
+    let (overlay, proc) = (said(overlay()), said(proc()));
+    // Only where it may be needed: it takes two processes more.
+    let (mounts, translation) = match mounts() {
+        Ok(()) => (None, None),
+        Err(error) => (Some(error.to_string()), said(translate::attempt(&question.directory))),
+    };
     // Last: after it the directory cannot be found any more.
     let chroot = || Ok(rustix::process::chroot(&question.directory)?);
-    super::probe::Found { overlay: said(overlay()), proc: said(proc()), mounts: said(mounts()), chroot: said(chroot()) }
+    super::probe::Found { overlay, proc, mounts, translation, chroot: said(chroot()) }
 }

@@ -153,8 +153,8 @@ impl Rooted {
             Missing::Directory(uid, gid) => {
                 let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
                 match chownat(top, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {
-                    // An id that does not exist in this user namespace.
-                    Ok(()) | Err(Errno::INVAL) => {}
+                    // An id that does not exist in this user namespace, or whom we may give nothing.
+                    Ok(()) | Err(Errno::INVAL | Errno::PERM) => {}
                     Err(errno) => return Err(errno.into()),
                 }
             }

@@ -250,7 +250,7 @@ fn sandbox_inside() {
         return;
     }
     for ownership in [OwnershipMode::Flattened, OwnershipMode::Exact] {
-        let options = TreeOptions { overlay: OverlayXattrs::User, ownership };
+        let options = TreeOptions { overlay: OverlayXattrs::User, ownership, bound_by_modes: false };
         let f = fixture_with(options);
         let owned = |line: &str| {
             let mut entry = samples::entry(line);

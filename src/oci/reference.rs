@@ -130,17 +130,19 @@ impl Reference {
         Self { tag: None, digest: None, ..self.clone() }
     }
 
-    /// The short form users write: without `docker.io/` and `library/`.
+    /// The short form users write: without `docker.io/` and `library/`, where it means the same.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
         if self.domain != DEFAULT_DOMAIN {
             return full;
         }
         let short = &full[DEFAULT_DOMAIN.len() + 1..];
-        match short.strip_prefix("library/") {
-            Some(rest) if !rest.contains('/') => rest.to_owned(),
-            _ => short.to_owned(),
-        }
+        let short = match short.strip_prefix("library/") {
+            Some(rest) if !rest.contains('/') => rest,
+            _ => short,
+        };
+        // A path may begin like a registry, or look like an image ID.
+        if Self::parse(short).as_ref() == Ok(self) { short.to_owned() } else { full }
     }
 
     /// The familiar name without tag and digest, e.g. `alpine`.
@@ -277,6 +279,11 @@ mod tests {
         check("[::1]:5000/a", "[::1]:5000/a", "[::1]:5000/a");
         check("ghcr.io/x/y", "ghcr.io/x/y", "ghcr.io/x/y");
         check("Foo/bar", "Foo/bar", "Foo/bar");
+        // Shorter these would be of another registry, or no name; found by fuzzing.
+        check("docker.io/libr.io/x", "docker.io/libr.io/x", "docker.io/libr.io/x");
+        check("docker.io/localhost/x", "docker.io/localhost/x", "docker.io/localhost/x");
+        let id = "a".repeat(64);
+        check(&format!("library/{id}"), &format!("docker.io/library/{id}"), &format!("docker.io/library/{id}"));
         check("a__b.c--d_e", "docker.io/library/a__b.c--d_e", "a__b.c--d_e");
         check(
             &format!("alpine:3@{DIGEST}"),

@@ -93,5 +93,7 @@ mod tests {
             assert!(allows(&yes, &pinned), "{yes}");
         }
         assert!(allows("oci-layout://base/**", "oci-layout://base/x"));
+        // A repository that is called like another registry.
+        assert!(!allows("registry.example.com/golden/**", "docker.io/registry.example.com/golden/x"));
     }
 }

@@ -133,17 +133,16 @@ fn places_of_carets(log: &str) -> Vec<&str> {
 /// All of them at once, in the words of a step that fails for it, and before anything runs; of stages that are not built none.
 fn paths_missing_in_the_context(who: Who) {
     let rig = Rig::new(who);
-    let text = format!(
-        "{BUSYBOX}COPY unneeded /\nFROM busybox\nRUN false\nCOPY Dockerfile bin/app lib /x/\n\
-         RUN --mount=type=bind,source=none,target=/n true\n"
+    let context = rig.dockerfile(
+        "FROM busybox:latest AS first\nCOPY unneeded /\nFROM busybox\nRUN false\nCOPY Dockerfile bin/app lib /x/\n\
+         RUN --mount=type=bind,source=none,target=/n true\n",
     );
-    let context = rig.dockerfile(&text);
     let log = rig.fails(&["--progress=plain", &context]);
     let missing = "failed to calculate checksum of ref context: \"/bin/app\": not found";
     assert_eq!(last_line(&log), format!("ERROR: failed to build: failed to solve: {missing}"));
     assert_eq!(places_of_carets(&log), ["5:17", "5:25", "6:13"], "{log}");
     assert!(ended(&log, "COPY Dockerfile bin/app").ends_with(missing) && !log.contains("RUN false\n#"), "{log}");
-    let log = rig.fails(&["--progress=plain", "--target=0", &context]);
+    let log = rig.fails(&["--progress=plain", "--target=first", &context]);
     assert_eq!(places_of_carets(&log), ["2:6"], "{log}");
     let checked = rig.ok(&["--check", &context]);
     assert!(

@@ -14,6 +14,7 @@ pub mod oci;
 pub mod tar;
 
 // Layer 2: pure; no file, clock, environment, network or thread.
+pub mod attributes;
 pub mod event;
 pub mod image;
 pub mod plan;

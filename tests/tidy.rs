@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(u8, &[&str])] = &[
     (0, &["cancel", "diagnostic", "source"]),
     (1, &["dockerfile", "oci", "tar"]),
-    (2, &["event", "image", "plan", "schedule", "transfer"]),
+    (2, &["attributes", "event", "image", "plan", "schedule", "transfer"]),
     (3, &["files", "layers"]),
     (4, &["agent", "context", "docker", "exec", "fetch", "registry", "snapshot"]),
     (5, &["catalog", "engine", "exchange", "export"]),

@@ -83,6 +83,41 @@ impl Store {
         Ok(usage)
     }
 
+    /// What the store takes beside its objects: unfinished work and leftovers by process, and its own structure (directories,
+    /// locks, leases, ledgers, stamps).
+    pub fn overhead(&self) -> Result<(Tally, Tally)> {
+        let (mut temporary, mut structure) = (Tally::default(), Tally::default());
+        let root = &self.inner.root;
+        let own = |path: &Path| rustix::fs::lstat(path).map_or(0, |stat| on_disk(&stat));
+        structure.add(own(root));
+        for name in list_names(root)? {
+            let path = root.join(&name);
+            structure.add(own(&path));
+            let hashed = name == BLOBS || name == MOUNTS || name.starts_with(TREES);
+            let fans = hashed || Kind::ALL.iter().any(|kind| kind.fans_out() && kind.directory() == name);
+            let flat = Kind::ALL.iter().any(|kind| !kind.fans_out() && kind.directory() == name);
+            if flat || path.is_file() {
+                continue;
+            }
+            for below in list_names(&path)? {
+                let below = path.join(below);
+                if name == "tmp" {
+                    temporary.add(bytes_below(&below));
+                    continue;
+                }
+                structure.add(own(&below));
+                // All of a blob's directory is counted with it; of the others only what is inside.
+                if fans && hashed && name != BLOBS {
+                    for object in list_names(&below)? {
+                        let object = below.join(object);
+                        structure.add(own(&object) + own(&object.join(STAMP)) + own(&object.join(SIZE)));
+                    }
+                }
+            }
+        }
+        Ok((temporary, structure))
+    }
+
     /// Meets every object once. What vanishes meanwhile is left out.
     pub(crate) fn scan(&self) -> Result<Vec<Found>> {
         let mut found = Vec::new();

@@ -21,6 +21,9 @@ pub struct DuArgs {
     /// List every object
     #[arg(long)]
     pub verbose: bool,
+    /// Only objects like this: until=24h, id=, type=, inuse, mutable, shared, private, description~=
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: ListFormat,
@@ -35,8 +38,8 @@ pub struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     pub force: bool,
-    /// Only what was last used longer ago than this: until=24h
-    #[arg(long, value_name = "until=DURATION")]
+    /// Only objects like this: until=24h, id=, type=, inuse, mutable, shared, private, description~=
+    #[arg(long, value_name = "FILTER")]
     pub filter: Vec<String>,
     /// Remove the least recently used until no more than this is left, e.g. 10GB
     #[arg(long, value_name = "SIZE")]
@@ -45,7 +48,7 @@ pub struct PruneArgs {
     #[arg(long, value_name = "SIZE")]
     pub min_free_space: Option<String>,
     /// Keep this much in any case
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, alias = "keep-storage", value_name = "SIZE")]
     pub reserved_space: Option<String>,
     /// Only say what would be removed
     #[arg(long)]

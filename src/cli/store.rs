@@ -2,6 +2,7 @@
 //!
 //! Runs in the user namespace, because the files of trees belong to ids that exist only there.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, Write as _};
 use std::process::ExitCode;
 
@@ -12,7 +13,7 @@ use super::args_image::ListFormat;
 use super::args_store::{CacheCommand, DuArgs, PruneArgs};
 use super::command_du::{self, DuRow};
 use super::images::Failures;
-use super::request::{PruneRequest, StoreRequest};
+use super::request::{Filter, PruneRequest, StoreRequest, id};
 use super::world::{Opened, enter, now};
 use super::{Done, Failure, print};
 
@@ -23,10 +24,46 @@ const HASH_DIGITS: usize = 64;
 
 /// `rbuild du`
 pub(super) fn usage(args: &DuArgs, place: &StoreRequest) -> Done {
+    let filter = Filter::new(&args.filter)?;
     let opened = Opened::new(enter(false)?, place)?;
     let objects = opened.store.objects().map_err(|e| Failure::of(&e))?;
-    let rows: Vec<_> = objects.iter().map(|object| row(object, args.format)).collect();
+    let descriptions = Descriptions::read(&opened.store, &filter)?;
+    let fits = |object: &&ObjectInfo| filter.fits(object, &descriptions.of(object), Some(now()));
+    let mut rows: Vec<_> = objects.iter().filter(fits).map(|object| row(object, args.format)).collect();
+    if args.filter.is_empty() {
+        let (temporary, structure) = opened.store.overhead().map_err(|e| Failure::of(&e))?;
+        rows.extend(overhead("tmp", "temporary", temporary));
+        rows.extend(overhead("directories, locks, stamps", "structure", structure));
+    }
     print(command_du::render(&rows, args, now()).as_bytes())
+}
+
+/// What the store takes beside its objects.
+fn overhead(id: &str, kind: &str, tally: rbuild_cache::Tally) -> Option<DuRow> {
+    let row =
+        DuRow { id: id.to_owned(), kind: kind.to_owned(), reclaimable: false, size: tally.bytes, last_used: None };
+    (tally.count > 0).then_some(row)
+}
+
+/// What objects are called besides their names.
+struct Descriptions(BTreeMap<Blake3, String>);
+
+impl Descriptions {
+    /// Labels of cache mounts, if the filter looks at them.
+    fn read(store: &Store, filter: &Filter) -> Result<Self, Failure> {
+        if !filter.reads_descriptions() {
+            return Ok(Self(BTreeMap::new()));
+        }
+        let mounts = store.cache_mounts().map_err(|e| Failure::of(&e))?;
+        Ok(Self(mounts.into_iter().map(|mount| (mount.key, mount.label)).collect()))
+    }
+
+    fn of(&self, info: &ObjectInfo) -> String {
+        match &info.object {
+            Object::CacheMount(key) => format!("cache mount {}", self.0.get(key).map_or("", String::as_str)),
+            other @ (Object::Small(..) | Object::Blob(_) | Object::Tree { .. }) => other.to_string(),
+        }
+    }
 }
 
 /// `rbuild prune`
@@ -36,13 +73,15 @@ pub(super) fn prune(args: &PruneArgs, place: &StoreRequest) -> Done {
         return Ok(ExitCode::SUCCESS);
     }
     let opened = Opened::new(enter(false)?, place)?;
+    let descriptions = Descriptions::read(&opened.store, &request.filter)?;
+    let fits = |object: &ObjectInfo| request.filter.fits(object, &descriptions.of(object), None);
     let report = opened.store.prune(&PruneOptions {
         all: request.all,
-        until: request.unused_for,
+        until: request.filter.unused_for,
         max_used: request.max_used,
         min_free: request.min_free,
         keep: request.keep,
-        filter: None,
+        filter: Some(&fits),
         dry_run: request.dry_run,
     });
     let report = report.map_err(|e| Failure::of(&e))?;
@@ -133,14 +172,14 @@ fn matching(keys: &[Blake3], id: &str) -> Result<Blake3, Failure> {
 }
 
 fn row(info: &ObjectInfo, format: ListFormat) -> DuRow {
-    let (kind, id) = match &info.object {
-        Object::Small(kind, name) => (kind.to_string(), name.clone()),
-        Object::Blob(digest) => ("blob".to_owned(), digest.to_string()),
-        Object::Tree { map: _, id } => ("tree".to_owned(), id.to_string()),
-        Object::CacheMount(key) => ("cache mount".to_owned(), key.to_string()),
+    let kind = match &info.object {
+        Object::Small(kind, _) => kind.to_string(),
+        Object::Blob(_) => "blob".to_owned(),
+        Object::Tree { .. } => "tree".to_owned(),
+        Object::CacheMount(_) => "cache mount".to_owned(),
     };
     DuRow {
-        id: shown(&id, format),
+        id: shown(&id(&info.object), format),
         kind,
         reclaimable: info.reclaimable(),
         size: info.bytes,

@@ -5,14 +5,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::attributes::{Attributes, InvalidValue};
 use crate::layers::Framing;
 use crate::oci::manifest::{Family, Packing};
 use crate::oci::reference::{Reference, ReferenceError};
-
-/// Fast, and nearly as small as at the usual 6.
-const GZIP_LEVEL: u32 = crate::layers::gzip::DEFAULT_LEVEL;
-/// zstd's own default.
-const ZSTD_LEVEL: i32 = 3;
 
 /// Attributes make no output.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,15 +28,8 @@ pub enum OutputError {
     #[error("unrecognized annotation type {0}")]
     AnnotationType(String),
     /// An attribute's value makes no sense.
-    #[error("invalid value {value:?} for {name}: {message}")]
-    Value {
-        /// The attribute.
-        name: String,
-        /// Its value.
-        value: String,
-        /// What is wrong.
-        message: String,
-    },
+    #[error(transparent)]
+    Value(#[from] InvalidValue),
     /// A name is none.
     #[error("failed to parse name {text:?}: {source}")]
     Name {
@@ -185,11 +174,7 @@ pub struct Format {
 impl Format {
     /// How layers made here are compressed.
     pub fn framing(&self) -> Framing {
-        match self.packing.unwrap_or(Packing::Gzip) {
-            Packing::Tar => Framing::None,
-            Packing::Gzip => Framing::Gzip { level: self.level.map_or(GZIP_LEVEL, u32::from) },
-            Packing::Zstd => Framing::Zstd { level: self.level.map_or(ZSTD_LEVEL, i32::from) },
-        }
+        Framing::new(self.packing.unwrap_or(Packing::Gzip), self.level)
     }
 }
 
@@ -246,13 +231,13 @@ impl Output {
 
     /// The output of `type=<kind>` with these attributes (without `type`), in the order given.
     pub fn parse(kind: &str, attributes: &[(String, String)]) -> Result<Self, OutputError> {
-        let mut given = Given { kind: known_kind(kind)?, left: attributes.to_vec() };
+        let mut given = Given { kind: known_kind(kind)?, attributes: Attributes::new(attributes) };
         let makes_image = matches!(given.kind, "image" | "registry" | "oci" | "docker");
-        let name = if makes_image { given.take("name") } else { None };
+        let name = if makes_image { given.attributes.take("name") } else { None };
         let names = name.map(|text| names(&text)).transpose()?.unwrap_or_default();
         let (format, annotations) = if makes_image { (given.format()?, given.annotations()?) } else { <_>::default() };
         let mut output = Self { names, format, annotations, ..Self::store() };
-        if given.take("source-date-epoch").is_some() {
+        if given.attributes.take("source-date-epoch").is_some() {
             return Err(unsupported("source-date-epoch", "set SOURCE_DATE_EPOCH in the environment or as a build-arg"));
         }
         output.kind = match given.kind {
@@ -266,17 +251,17 @@ impl Output {
             "oci" | "docker" => given.archive()?,
             "local" => {
                 let missing = OutputError::Missing { name: "dest", kind: "local" };
-                let dest = given.take("dest").filter(|dest| !dest.is_empty()).ok_or(missing)?.into();
-                match given.take("mode").as_deref() {
+                let dest = given.attributes.take("dest").filter(|dest| !dest.is_empty()).ok_or(missing)?.into();
+                match given.attributes.take("mode").as_deref() {
                     None | Some("copy") => {}
                     Some("delete") => {
                         return Err(unsupported("mode=delete", "rbuild removes nothing from a directory of yours"));
                     }
                     Some(other) => return Err(value("mode", other, "expected copy or delete")),
                 }
-                Kind::Local { dest, platform_split: given.flag("platform-split")? }
+                Kind::Local { dest, platform_split: given.attributes.flag("platform-split")? }
             }
-            "tar" => Kind::Tar { dest: given.dest(), platform_split: given.flag("platform-split")? },
+            "tar" => Kind::Tar { dest: given.dest(), platform_split: given.attributes.flag("platform-split")? },
             _ => Kind::CacheOnly,
         };
         given.finish()?;
@@ -284,53 +269,33 @@ impl Output {
     }
 }
 
-/// Attributes not looked at yet.
+/// How the names of attributes for annotations begin.
+const ANNOTATION: &str = "annotation";
+
+/// Attributes of a known type.
 struct Given {
     kind: &'static str,
-    left: Vec<(String, String)>,
+    attributes: Attributes,
 }
 
 impl Given {
-    /// The value of an attribute; the last one wins.
-    fn take(&mut self, name: &str) -> Option<String> {
-        let mut found = None;
-        self.left.retain_mut(|(key, value)| {
-            let same = key == name;
-            if same {
-                found = Some(std::mem::take(value));
-            }
-            !same
-        });
-        found
-    }
-
-    fn flag(&mut self, name: &str) -> Result<Option<bool>, OutputError> {
-        let Some(text) = self.take(name) else { return Ok(None) };
-        match text.as_str() {
-            // The spellings Go's ParseBool takes.
-            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-            _ => Err(value(name, &text, "expected true or false")),
-        }
-    }
-
     fn dest(&mut self) -> Dest {
-        match self.take("dest").as_deref() {
+        match self.attributes.take("dest").as_deref() {
             None | Some("" | "-") => Dest::Stream,
             Some(path) => Dest::File(path.into()),
         }
     }
 
     fn image(&mut self) -> Result<Kind, OutputError> {
-        let push = self.flag("push")?.unwrap_or(self.kind == "registry");
-        let by_digest = self.flag("push-by-digest")?.unwrap_or(false);
-        let insecure = self.flag("registry.insecure")?.unwrap_or(false);
+        let push = self.attributes.flag("push")?.unwrap_or(self.kind == "registry");
+        let by_digest = self.attributes.flag("push-by-digest")?.unwrap_or(false);
+        let insecure = self.attributes.flag("registry.insecure")?.unwrap_or(false);
         Ok(Kind::Image(push.then_some(Push { by_digest, insecure })))
     }
 
     fn kept(&mut self) -> Result<Kept, OutputError> {
-        let unpacked = self.flag("unpack")?.unwrap_or(false);
-        Ok(match self.flag("store")?.unwrap_or(true) {
+        let unpacked = self.attributes.flag("unpack")?.unwrap_or(false);
+        Ok(match self.attributes.flag("store")?.unwrap_or(true) {
             false => Kept::Nowhere,
             true if unpacked => Kept::Unpacked,
             true => Kept::Store,
@@ -338,9 +303,9 @@ impl Given {
     }
 
     fn naming(&mut self) -> Result<Naming, OutputError> {
-        let canonical = self.flag("name-canonical")?.unwrap_or(false);
-        let only_nameless = self.flag("danging-name-empty-only")?.unwrap_or(false);
-        let prefix = self.take("dangling-name-prefix").filter(|text| !text.is_empty());
+        let canonical = self.attributes.flag("name-canonical")?.unwrap_or(false);
+        let only_nameless = self.attributes.flag("danging-name-empty-only")?.unwrap_or(false);
+        let prefix = self.attributes.take("dangling-name-prefix").filter(|text| !text.is_empty());
         let dangling = prefix.map(|text| match Reference::parse(&text) {
             Ok(prefix) => Ok(Dangling { prefix, only_nameless }),
             Err(source) => Err(OutputError::Name { text, source }),
@@ -350,7 +315,7 @@ impl Given {
 
     fn archive(&mut self) -> Result<Kind, OutputError> {
         let docker = self.kind == "docker";
-        let tar = self.flag("tar")?.unwrap_or(true);
+        let tar = self.attributes.flag("tar")?.unwrap_or(true);
         let dest = match self.dest() {
             Dest::File(path) if !tar => Dest::Directory(path),
             Dest::Stream if !tar => return Err(OutputError::Missing { name: "dest", kind: self.kind }),
@@ -360,40 +325,24 @@ impl Given {
     }
 
     fn format(&mut self) -> Result<Format, OutputError> {
-        let family = self.flag("oci-mediatypes")?.map(|oci| if oci { Family::Oci } else { Family::Docker });
-        let packing = match self.take("compression").as_deref() {
-            None => None,
-            Some("gzip") => Some(Packing::Gzip),
-            Some("zstd") => Some(Packing::Zstd),
-            Some("uncompressed") => Some(Packing::Tar),
-            Some("estargz") => {
+        let family = self.attributes.flag("oci-mediatypes")?.map(|oci| if oci { Family::Oci } else { Family::Docker });
+        let (packing, level) = match self.attributes.compression() {
+            Err(InvalidValue { name, value, .. }) if name == "compression" && value == "estargz" => {
                 return Err(unsupported("compression=estargz", "expected gzip, zstd or uncompressed"));
             }
-            Some(other) => return Err(value("compression", other, "expected gzip, zstd or uncompressed")),
+            other => other?,
         };
         if packing == Some(Packing::Zstd) && family == Some(Family::Docker) {
             return Err(conflict("\"compression=zstd\"", "\"oci-mediatypes=false\""));
         }
-        let level = match self.take("compression-level") {
-            None => None,
-            Some(text) => {
-                let most = match packing.unwrap_or(Packing::Gzip) {
-                    Packing::Zstd => 22,
-                    Packing::Gzip | Packing::Tar => 9,
-                };
-                let level = text.parse().ok().filter(|level| *level <= most);
-                let message = format!("expected a number from 0 to {most}");
-                Some(level.ok_or_else(|| value("compression-level", &text, &message))?)
-            }
-        };
-        let force = self.flag("force-compression")?.unwrap_or(false);
-        let rewrite_timestamp = self.flag("rewrite-timestamp")?.unwrap_or(false);
+        let force = self.attributes.flag("force-compression")?.unwrap_or(false);
+        let rewrite_timestamp = self.attributes.flag("rewrite-timestamp")?.unwrap_or(false);
         // Layers keep the type they came with, which is what this asks for.
-        if self.flag("prefer-nondist-layers")? == Some(false) {
+        if self.attributes.flag("prefer-nondist-layers")? == Some(false) {
             return Err(unsupported("prefer-nondist-layers=false", "layers keep the type they came with"));
         }
         for name in ["attestation-inline", "oci-artifact"] {
-            if self.flag(name)? == Some(true) {
+            if self.attributes.flag(name)? == Some(true) {
                 return Err(unsupported(name, "the result carries no attestations"));
             }
         }
@@ -403,11 +352,8 @@ impl Given {
     /// `annotation[-type][[platform]].key=value`
     fn annotations(&mut self) -> Result<Annotations, OutputError> {
         let mut out = Annotations::default();
-        for (name, text) in std::mem::take(&mut self.left) {
-            let Some(rest) = name.strip_prefix("annotation") else {
-                self.left.push((name, text));
-                continue;
-            };
+        for (name, text) in self.attributes.beginning(ANNOTATION) {
+            let rest = &name[ANNOTATION.len()..];
             let unknown = || OutputError::Unknown { name: name.clone(), kind: self.kind };
             let (target, key) = rest.split_once('.').ok_or_else(unknown)?;
             let (target, platform) = match target.split_once('[') {
@@ -430,9 +376,9 @@ impl Given {
     }
 
     fn finish(self) -> Result<(), OutputError> {
-        match self.left.into_iter().next() {
+        match self.attributes.untaken() {
             None => Ok(()),
-            Some((name, _)) => Err(OutputError::Unknown { name, kind: self.kind }),
+            Some(name) => Err(OutputError::Unknown { name, kind: self.kind }),
         }
     }
 }
@@ -453,7 +399,7 @@ fn names(text: &str) -> Result<Vec<Reference>, OutputError> {
 }
 
 fn value(name: &str, value: &str, message: &str) -> OutputError {
-    OutputError::Value { name: name.to_owned(), value: value.to_owned(), message: message.to_owned() }
+    InvalidValue::new(name, value, message).into()
 }
 
 fn unsupported(name: &str, why: &'static str) -> OutputError {

@@ -16,9 +16,12 @@ use super::chunks::{self, Earlier};
 use super::error::{LayerError, Result};
 use super::gzip::{self, GZIP_VERSION};
 use super::{Layers, Record};
+use crate::oci::manifest::Packing;
 
 /// Version of our use of zstd; its library's version is pinned by the lock file.
 const ZSTD_VERSION: u32 = 1;
+/// zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
 
 /// How a layer is to be compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +41,15 @@ pub enum Framing {
 }
 
 impl Framing {
+    /// As outputs and caches are asked for it; without a level it is a usual one.
+    pub fn new(packing: Packing, level: Option<u8>) -> Self {
+        match packing {
+            Packing::Tar => Self::None,
+            Packing::Gzip => Self::Gzip { level: level.map_or(gzip::DEFAULT_LEVEL, u32::from) },
+            Packing::Zstd => Self::Zstd { level: level.map_or(ZSTD_LEVEL, i32::from) },
+        }
+    }
+
     /// What a media type of a layer ends in.
     pub fn suffix(self) -> &'static str {
         match self {

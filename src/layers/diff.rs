@@ -363,12 +363,14 @@ impl Differ {
     }
 }
 
-/// Everything but content. The mode of a symbolic link says nothing.
+/// Everything but content. The mode of a symbolic link says nothing, and the time of a directory only that something in it came
+/// or went: if that is no change any more, the directory has none either. BuildKit's differ has it so, too.
 fn same_meta(a: &Entry, b: &Entry) -> bool {
     let link = matches!(a.kind, Kind::Symlink(_));
     let Meta { mode, uid, gid, mtime, xattrs } = &a.meta;
     (link || *mode == b.meta.mode)
-        && (*uid, *gid, *mtime) == (b.meta.uid, b.meta.gid, b.meta.mtime)
+        && (a.is_dir() || *mtime == b.meta.mtime)
+        && (*uid, *gid) == (b.meta.uid, b.meta.gid)
         && *xattrs == b.meta.xattrs
 }
 

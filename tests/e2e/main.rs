@@ -11,6 +11,7 @@ mod crash;
 mod debian;
 mod engines;
 mod forms;
+mod full;
 mod image;
 mod keys;
 mod limits;

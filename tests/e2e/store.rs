@@ -24,8 +24,18 @@ fn usage_and_prune(who: Who) {
     rig.build(&[&rig.dockerfile(&text.replace("/big", "/loose"))]);
     let full = bytes(&rig.store());
     assert!(full > 16 << 20, "{full}");
-    let usage = rig.ok(&["du"]).stdout;
-    assert!(!usage.trim().is_empty());
+    let usage = rig.ok(&["du", "--format=json"]).stdout;
+    let sizes =
+        usage.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["Bytes"].as_u64());
+    let told: u64 = sizes.map(|size| size.expect("a number")).sum();
+    assert!(told.abs_diff(full) < 1 << 20, "du of the store is du of the directory: {told} {full}\n{usage}");
+    assert!(usage.contains("\"structure\""), "{usage}");
+    let trees = rig.ok(&["du", "--verbose", "--filter", "type=tree"]).stdout;
+    assert!(trees.contains("tree") && !trees.contains("record") && !trees.contains("structure"), "{trees}");
+    let said = rig.rbuild(&["prune", "--force", "--filter", "parent=x"]).stderr;
+    assert!(said.contains("filter \"parent\" is not supported"), "{said}");
+    let said = rig.ok(&["prune", "--all", "--force", "--dry-run", "--filter", "type=blob"]).stdout;
+    assert!(!said.contains("record"), "{said}");
 
     let said = rig.ok(&["prune", "--all", "--force", "--dry-run"]);
     assert!(bytes(&rig.store()) >= full - (64 << 10), "--dry-run removes nothing: {}", said.stdout);

@@ -1,8 +1,6 @@
 //! `rbuild prune` as decided.
 
-use std::time::Duration;
-
-use super::{RequestError, usage};
+use super::{Filter, RequestError};
 use crate::cli::args_store::PruneArgs;
 use crate::cli::fields;
 
@@ -13,8 +11,8 @@ pub struct PruneRequest {
     pub all: bool,
     /// Do not ask.
     pub force: bool,
-    /// Only what was not used for this long.
-    pub unused_for: Option<Duration>,
+    /// Only these.
+    pub filter: Filter,
     /// Only until the store takes no more than this.
     pub max_used: Option<u64>,
     /// Only until the disk has this much free.
@@ -28,18 +26,6 @@ pub struct PruneRequest {
 impl PruneRequest {
     /// Reads the values of `args`.
     pub fn new(args: &PruneArgs) -> Result<Self, RequestError> {
-        let mut unused_for = None;
-        for filter in &args.filter {
-            match filter.split_once('=') {
-                Some(("until", text)) => {
-                    let duration = fields::duration(text);
-                    let invalid = |error| RequestError::Usage(format!("invalid filter {filter:?}: {error}"));
-                    unused_for = Some(duration.map_err(invalid)?);
-                }
-                Some((key, _)) => return usage(format!("filter {key:?} is not supported; use until=DURATION")),
-                None => return usage(format!("invalid filter {filter:?}: use until=DURATION")),
-            }
-        }
         let size = |name: &str, text: &Option<String>| {
             let size = text.as_deref().map(fields::storage).transpose();
             size.map_err(|error| RequestError::Usage(format!("{name}: {error}")))
@@ -47,7 +33,7 @@ impl PruneRequest {
         Ok(Self {
             all: args.all,
             force: args.force,
-            unused_for,
+            filter: Filter::new(&args.filter)?,
             max_used: size("--max-used-space", &args.max_used_space)?,
             min_free: size("--min-free-space", &args.min_free_space)?,
             keep: size("--reserved-space", &args.reserved_space)?.unwrap_or_default(),

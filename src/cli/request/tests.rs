@@ -403,16 +403,19 @@ fn prunes() {
             Task::Prune(args) => PruneRequest::new(&args).map_err(|error| error.to_string()),
             other => panic!("{line}: {other:?}"),
         };
-    let day = std::time::Duration::from_secs(86_400);
+    let day = Filter::new(&["until=24h".to_owned()]).expect("valid");
     let request = decide("rbuild prune -a --filter until=24h --max-used-space 10GB").expect("valid");
-    let want =
-        PruneRequest { all: true, unused_for: Some(day), max_used: Some(10_000_000_000), ..PruneRequest::default() };
+    let want = PruneRequest { all: true, filter: day, max_used: Some(10_000_000_000), ..PruneRequest::default() };
     assert_eq!(request, want);
+    let kept = decide("rbuild prune --keep-storage 1GB").expect("valid");
+    assert_eq!(kept, PruneRequest { keep: 1_000_000_000, ..PruneRequest::default() });
     assert_eq!(decide("rbuild prune -f").expect("valid"), PruneRequest { force: true, ..PruneRequest::default() });
     let table = [
-        ("rbuild prune --filter x", "invalid filter \"x\": use until=DURATION"),
         ("rbuild prune --filter until=x", "invalid filter \"until=x\": time: invalid duration \"x\""),
-        ("rbuild prune --filter id=x", "filter \"id\" is not supported; use until=DURATION"),
+        (
+            "rbuild prune --filter parent=x",
+            "filter \"parent\" is not supported; use until, id, type, inuse, mutable, immutable, shared, private or description",
+        ),
         ("rbuild prune --max-used-space x", "--max-used-space: invalid size: 'x'"),
     ];
     for (line, want) in table {

@@ -6,8 +6,9 @@ mod bucket;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use crate::attributes::{Attributes, InvalidValue};
 use crate::layers::Framing;
-use crate::oci::manifest::Family;
+use crate::oci::manifest::{Family, Packing};
 use crate::oci::reference::{DEFAULT_TAG, Reference, ReferenceError, is_tag};
 use crate::registry::{BucketName, Selector};
 use rbuild_cache::digest::BlobDigest;
@@ -42,15 +43,8 @@ pub enum SpecError {
         kind: &'static str,
     },
     /// Not one of its values.
-    #[error("invalid value {value:?} for {name}: {message}")]
-    Value {
-        /// The attribute.
-        name: String,
-        /// As given.
-        value: String,
-        /// What it should be.
-        message: String,
-    },
+    #[error(transparent)]
+    Value(#[from] InvalidValue),
     /// No name of a repository.
     #[error("invalid cache reference {text:?}: {source}")]
     Name {
@@ -234,7 +228,7 @@ impl Target {
             place: Place::Inline,
             extent: Extent::Min,
             family: Family::Oci,
-            framing: Framing::Gzip { level: crate::layers::gzip::DEFAULT_LEVEL },
+            framing: Framing::new(Packing::Gzip, None),
             force: false,
             mounts: Mounts::None,
             flattened: false,
@@ -293,47 +287,32 @@ fn unknown(what: &'static str, kind: &str) -> SpecError {
 }
 
 fn value(name: &str, value: &str, message: &str) -> SpecError {
-    SpecError::Value { name: name.to_owned(), value: value.to_owned(), message: message.to_owned() }
+    InvalidValue::new(name, value, message).into()
 }
 
-/// Attributes not looked at yet.
+/// Attributes of one option.
 struct Given {
     option: &'static str,
     kind: String,
-    left: Vec<(String, String)>,
+    attributes: Attributes,
 }
 
 impl Given {
     fn new(option: &'static str, kind: &str, attributes: &[(String, String)]) -> Self {
-        Self { option, kind: kind.to_owned(), left: attributes.to_vec() }
+        Self { option, kind: kind.to_owned(), attributes: Attributes::new(attributes) }
     }
 
-    /// The value of an attribute; the last one wins.
     fn take(&mut self, name: &str) -> Option<String> {
-        let mut found = None;
-        self.left.retain_mut(|(key, value)| {
-            let same = key == name;
-            if same {
-                found = Some(std::mem::take(value));
-            }
-            !same
-        });
-        found
+        self.attributes.take(name)
+    }
+
+    fn flag(&mut self, name: &str, default: bool) -> Result<bool, SpecError> {
+        Ok(self.attributes.flag(name)?.unwrap_or(default))
     }
 
     fn required(&mut self, name: &'static str, kind: &'static str) -> Result<String, SpecError> {
         let missing = SpecError::Missing { name, option: self.option, kind };
-        self.take(name).filter(|text| !text.is_empty()).ok_or(missing)
-    }
-
-    fn flag(&mut self, name: &str, default: bool) -> Result<bool, SpecError> {
-        let Some(text) = self.take(name) else { return Ok(default) };
-        match text.as_str() {
-            // The spellings Go's ParseBool takes.
-            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-            _ => Err(value(name, &text, "expected true or false")),
-        }
+        self.attributes.filled(name).ok_or(missing)
     }
 
     fn reference(&mut self) -> Result<Reference, SpecError> {
@@ -368,36 +347,19 @@ impl Given {
         if !self.flag("image-manifest", true)? {
             return Err(value("image-manifest", "false", "rbuild's cache is always an image manifest"));
         }
-        let packing = self.take("compression");
-        let level = self.take("compression-level");
-        let number = |most: u8| -> Result<Option<u8>, SpecError> {
-            let Some(text) = &level else { return Ok(None) };
-            let level = text.parse().ok().filter(|level| *level <= most);
-            let message = format!("expected a number from 0 to {most}");
-            level.map(Some).ok_or_else(|| value("compression-level", text, &message))
-        };
-        target.framing = match packing.as_deref() {
-            None | Some("gzip") => {
-                Framing::Gzip { level: number(9)?.map_or(crate::layers::gzip::DEFAULT_LEVEL, u32::from) }
-            }
-            Some("zstd") if target.family == Family::Docker => {
-                return Err(value("compression", "zstd", "conflicts with oci-mediatypes=false"));
-            }
-            Some("zstd") => Framing::Zstd { level: number(22)?.map_or(3, i32::from) },
-            Some("uncompressed") => {
-                number(9)?;
-                Framing::None
-            }
-            Some(other) => return Err(value("compression", other, "expected gzip, zstd or uncompressed")),
-        };
+        let (packing, level) = self.attributes.compression()?;
+        if packing == Some(Packing::Zstd) && target.family == Family::Docker {
+            return Err(value("compression", "zstd", "conflicts with oci-mediatypes=false"));
+        }
+        target.framing = Framing::new(packing.unwrap_or(Packing::Gzip), level);
         target.force = self.flag("force-compression", false)?;
         Ok(())
     }
 
     fn finish(self) -> Result<(), SpecError> {
-        match self.left.into_iter().next() {
+        match self.attributes.untaken() {
             None => Ok(()),
-            Some((name, _)) => Err(SpecError::Unknown { name, option: self.option, kind: self.kind }),
+            Some(name) => Err(SpecError::Unknown { name, option: self.option, kind: self.kind }),
         }
     }
 }

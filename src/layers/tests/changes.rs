@@ -49,6 +49,18 @@ fn root_a_step_that_does_nothing_makes_an_empty_layer() {
 }
 
 #[test]
+fn root_a_directory_whose_time_alone_changed_is_not_told() {
+    if !root() {
+        return;
+    }
+    let f = fixture();
+    let stack = f.stack(&[BASE]);
+    assert_eq!(adopted(&f, &stack, "echo > tmp/x; rm tmp/x; touch etc"), [""; 0]);
+    assert_eq!(adopted(&f, &stack, "echo > tmp/x; rm tmp/x; chmod 700 etc"), ["/etc dir"]);
+    assert_eq!(adopted(&f, &stack, "echo > tmp/x; touch lib"), ["/tmp dir", "/tmp/x file 1"]);
+}
+
+#[test]
 fn root_changes_are_found_by_content_not_by_time() {
     if !root() {
         return;

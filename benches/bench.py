@@ -409,6 +409,18 @@ def row_push(tmp, b, runs, then=None):
     return t
 
 
+def row_ahead(tmp, b, runs):
+    """Layers that can be compressed while a later step waits for something."""
+    each = SIZES["MiB"] // 4
+
+    def data(n):
+        return f"RUN for i in $(seq {each // 16}); do dd if=/dev/urandom of=/r{n}-$i bs=1M count=8 2>/dev/null; " \
+               f"for m in 1 2 3 4; do cat /bin/busybox; done >/t{n}-$i; done\n"
+    ctx = context(tmp, "ahead", b, "FROM @BASE@\n" + data(1) + data(2) + data(3) + "RUN sleep 3\n")
+    b.fresh()
+    return b.push(ctx, REGISTRY.name("ahead"))
+
+
 def row_pack(tmp, b, runs):
     """CPU seconds of going from an image in the store to a gzip OCI tar."""
     if isinstance(b, BuildKit):
@@ -441,7 +453,7 @@ def pigz(tmp, b):
 
 SIZES = {"files": 20000, "MiB": 256}
 LARGE = {"files": 100000, "MiB": 1024}
-SLOW = (row_many, row_data, row_push, row_pack, row_copy_from, row_stages)
+SLOW = (row_many, row_data, row_push, row_ahead, row_pack, row_copy_from, row_stages)
 STORE, OCI = dict(oci=False), dict(oci=True)
 SECONDS, MEMORY = "s", "MiB"
 
@@ -472,6 +484,7 @@ def rows():
         (f"RUN writing {data}, push", row_push, {}, SECONDS),
         ("its largest process, push", row_push, dict(then="peak"), MEMORY),
         ("LABEL changed on it, push", row_push, dict(then="label"), SECONDS),
+        (f"three RUNs writing {SIZES['MiB'] // 4} MiB each, one that sleeps 3 s, push", row_ahead, {}, SECONDS),
         (f"packing {data} of the store as a gzip OCI tar, CPU", row_pack, {}, SECONDS),
         (f"COPY --from of {half} files after an unrelated change in their stage, store", row_copy_from, STORE, SECONDS),
         ("the same, OCI tar", row_copy_from, OCI, SECONDS),

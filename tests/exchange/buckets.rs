@@ -7,6 +7,7 @@ as_root_and_rootless! {
     big_layers_travel_in_parts
     used_objects_are_kept_young
     a_bucket_that_refuses_is_no_cache
+    keys_come_from_a_profile_or_from_the_container
 }
 
 fn a_bucket_is_a_cache_like_a_registry(who: Who) {
@@ -113,4 +114,57 @@ fn a_bucket_that_refuses_is_no_cache(who: Who) {
     let strict = format!("{},ignore-error=false", cache.replace("=SK", "=XX"));
     let error = rig.fails(&["build", "--cache-to", &strict, &context]);
     assert!(error.contains("SignatureDoesNotMatch"), "{error}");
+}
+
+fn keys_come_from_a_profile_or_from_the_container(who: Who) {
+    let bucket = Bucket::start();
+    let rig = Rig::new(who);
+    let context = context(&rig, "a\n", "b\n");
+    let address = &bucket.address;
+    let files = [
+        ("config", format!("[profile ci]\nregion = here\nendpoint_url = http://{address}\n")),
+        ("credentials", "[ci]\naws_access_key_id = AK\naws_secret_access_key = SK\n".to_owned()),
+    ];
+    for (name, text) in &files {
+        std::fs::write(rig.path(name), text).expect("written");
+    }
+    let build = |cache: &str, env: &[(&str, &str)]| {
+        let args = ["build", "--progress=plain", "--cache-to", cache, &context];
+        let out = rig::finish(rig::start(rig.command(&args).envs(env.iter().copied())), &args);
+        assert!(out.status.success(), "{}", out.stderr);
+        assert!(!out.stderr.contains("not exported"), "{}", out.stderr);
+    };
+    let (config, credentials) = (rig.arg("config"), rig.arg("credentials"));
+    let profile = [("AWS_PROFILE", "ci"), ("AWS_CONFIG_FILE", &config), ("AWS_SHARED_CREDENTIALS_FILE", &credentials)];
+    build("type=s3,bucket=cache,use_path_style=true,prefix=profile/", &profile);
+    assert!(bucket.objects().contains("profile/manifests/rbuild"), "{:?}", bucket.objects());
+
+    let (endpoint, asked) = key_endpoint();
+    let cache =
+        format!("type=s3,bucket=cache,region=here,endpoint_url=http://{address},use_path_style=true,prefix=container/");
+    let token =
+        [("AWS_CONTAINER_CREDENTIALS_FULL_URI", endpoint.as_str()), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "let me")];
+    build(&cache, &token);
+    assert!(bucket.objects().contains("container/manifests/rbuild"), "{:?}", bucket.objects());
+    let asked = asked.lock().expect("lock");
+    assert!(matches!(asked.as_slice(), [once] if once.contains("authorization: let me")), "{asked:?}");
+}
+
+/// Hands out the bucket's keys as a container's endpoint does; its address, and the heads of the requests.
+fn key_endpoint() -> (String, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("free port");
+    let address = format!("http://{}/keys", listener.local_addr().expect("bound"));
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let heard = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty());
+            heard.lock().expect("lock").push(lines.collect::<Vec<_>>().join("\n"));
+            let body = r#"{"AccessKeyId":"AK","SecretAccessKey":"SK","Expiration":"2100-01-01T00:00:00Z"}"#;
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = (&stream).write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    (address, asked)
 }

@@ -152,6 +152,12 @@ mod tests {
         let parts: Vec<_> = cut(2 * PART + 1, PART).collect();
         assert_eq!(parts.len(), 3);
         assert_eq!(parts[2], Part { number: 3, start: 2 * PART, size: 1 });
+        for size in [5 << 30, (5 << 30) + 1, 200 << 30, 5 << 40] {
+            let parts: Vec<_> = cut(size, PART).collect();
+            let last = parts.last().expect("parts");
+            assert!(parts.len() as u64 <= MAX_PARTS && parts[0].size <= MAX_PIECE, "{size}: {:?}", parts[0]);
+            assert_eq!((last.number, last.start + last.size), (parts.len() as u64, size));
+        }
         let many: Vec<_> = cut(PART * MAX_PARTS * 2 + 5, PART).collect();
         assert!(many.len() as u64 <= MAX_PARTS);
         assert!(many.windows(2).all(|pair| pair[0].start + pair[0].size == pair[1].start));

@@ -76,6 +76,17 @@ pub struct Reservation {
     room: Option<(Store, u64)>,
 }
 
+impl Reservation {
+    /// Reserves so much less from now on; returns how much that is.
+    pub(crate) fn give_back(&mut self, bytes: u64) -> u64 {
+        let Some((store, held)) = &mut self.room else { return 0 };
+        let back = bytes.min(*held);
+        *held -= back;
+        store.inner.ledger.change(|own| own.reserved = own.reserved.saturating_sub(back));
+        back
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some((store, bytes)) = &self.room {

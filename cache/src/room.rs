@@ -51,6 +51,20 @@ impl Room {
         Ok(())
     }
 
+    /// Gives back room for bytes that are there no more.
+    pub(crate) fn give_back(&mut self, bytes: u64) {
+        let mut left = bytes;
+        while left > 0
+            && let Some(mut last) = self.reservations.pop()
+        {
+            let back = last.give_back(left);
+            if back == left {
+                self.reservations.push(last);
+            }
+            left -= back;
+        }
+    }
+
     /// Takes room for `bytes` that are about to be written.
     pub fn take(&mut self, bytes: u64) -> Result<()> {
         self.taken += bytes;

@@ -393,6 +393,43 @@ fn the_ceiling_evicts_the_oldest_and_then_refuses() {
 }
 
 #[test]
+fn what_is_consumed_gives_its_room_back() {
+    const MIB: usize = 1 << 20;
+    let root = tempfile::tempdir().unwrap();
+    let options = StoreOptions { max_bytes: Some(14 << 20), ..StoreOptions::default() };
+    let store = Store::open(root.path(), options).unwrap();
+    let filled = |seed: u8| {
+        let mut scratch = store.scratch().unwrap();
+        for n in 0..10_u8 {
+            scratch.write_all(&vec![seed + n; MIB]).unwrap();
+        }
+        scratch.finish().unwrap()
+    };
+    let copy = |reader: &mut dyn std::io::Read| {
+        let mut writer = store.blob_writer().unwrap();
+        std::io::copy(reader, &mut writer).map(|_| writer)
+    };
+    let kept = filled(1);
+    assert_eq!(copy(&mut kept.range(0, 10 << 20)).unwrap_err().kind(), std::io::ErrorKind::QuotaExceeded, "both");
+    let mut again = Vec::new();
+    kept.range(0, 10 << 20).read_to_end(&mut again).unwrap();
+    assert!(again == (1..=10_u8).map(|n| vec![n; MIB]).collect::<Vec<_>>().concat());
+    drop(kept);
+    // In any order, in pieces that end anywhere.
+    let moved = filled(1);
+    let halves = [(5 << 20, 5 << 20), (0, 700_001), (700_001, (5 << 20) - 700_001)];
+    let mut pieces: Box<dyn std::io::Read> = Box::new(std::io::empty());
+    for (offset, length) in halves {
+        pieces = Box::new(pieces.chain(moved.consume(offset, length)));
+    }
+    let (digest, size) = copy(&mut pieces).unwrap().commit(None).unwrap();
+    let mut content = Vec::new();
+    store.open_blob(&digest).unwrap().unwrap().read_to_end(&mut content).unwrap();
+    let order = [6, 7, 8, 9, 10, 1, 2, 3, 4, 5];
+    assert!(size == 10 << 20 && content == order.map(|n| vec![n; MIB]).concat());
+}
+
+#[test]
 fn what_grows_takes_room_as_it_grows() {
     let root = tempfile::tempdir().unwrap();
     let options = StoreOptions { max_bytes: Some(1 << 20), ..StoreOptions::default() };

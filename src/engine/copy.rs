@@ -265,7 +265,8 @@ fn content(
         };
         let spooled = |offset: u64, size: u64| -> io::Result<Box<dyn Read + Send>> {
             let spool = spool.as_ref().ok_or_else(|| io::Error::other("nothing was spooled"))?;
-            Ok(spool.range(offset, size))
+            // Each file is one entry of the layer, and is read for that once.
+            Ok(spool.consume(offset, size))
         };
         match planned.open(&sources, destination.as_ref(), &spooled).map_err(|e| e.source)? {
             Some(reader) => Ok(layers::Content::Reader(reader)),

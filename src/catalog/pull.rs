@@ -300,28 +300,43 @@ impl Puller {
     async fn fetch(
         &self,
         remote: &dyn Remote,
-        mut document: Document,
+        document: Document,
         platform: &Platform,
         origin: &Origin,
         what: &str,
     ) -> Result<Resolved, PullError> {
         let malformed = |source| PullError::Manifest { what: what.to_owned(), source };
-        for _ in 0..MAX_DEPTH {
-            match document.parse().map_err(malformed)? {
+        // What is still to be looked at, the next one last: how deep it is, and whether an index says what it is for.
+        let mut waiting = Vec::new();
+        let (mut document, mut depth, mut known) = (document, 0, true);
+        loop {
+            let no_match = match document.parse().map_err(malformed)? {
+                Parsed::Index(_) if depth == MAX_DEPTH => {
+                    let message = "indexes are nested too deeply".to_owned();
+                    return Err(PullError::Unusable { what: what.to_owned(), message });
+                }
                 Parsed::Index(index) => {
-                    let digest = index.select(platform).map_err(malformed)?.digest;
-                    document = remote.manifest(&Selector::Digest(digest)).await?;
+                    let fitting = index.candidates(platform);
+                    let entries = fitting.iter().rev().map(|e| (e.digest, depth + 1, e.platform.is_some()));
+                    waiting.extend(entries);
+                    index.no_match(platform)
                 }
                 Parsed::Manifest(parsed) => {
                     let config = small_blob(remote, &parsed.config, MAX_CONFIG).await?;
                     let mut image = assemble(document, &parsed, config, Some(origin), what)?;
-                    self.recognise(&mut image)?;
-                    let id = self.catalog.put(image.clone())?;
-                    return Ok(Resolved { id, image, digest: None });
+                    let own = image.platform().map_err(malformed)?;
+                    if known || platform.rank(&own).is_some() {
+                        self.recognise(&mut image)?;
+                        let id = self.catalog.put(image.clone())?;
+                        return Ok(Resolved { id, image, digest: None });
+                    }
+                    ManifestError::NoMatch { wanted: platform.to_string(), offered: vec![own.to_string()] }
                 }
-            }
+            };
+            let Some((digest, at, said)) = waiting.pop() else { return Err(malformed(no_match)) };
+            document = remote.manifest(&Selector::Digest(digest)).await?;
+            (depth, known) = (at, said);
         }
-        Err(PullError::Unusable { what: what.to_owned(), message: "indexes are nested too deeply".to_owned() })
     }
 }
 

@@ -7,13 +7,14 @@ pub mod git;
 pub mod program;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use flate2::write::MultiGzDecoder;
 use rbuild_cache::digest::{Blake3, BlobDigest, Sha256};
-use rbuild_cache::{Kind, Store};
+use rbuild_cache::{BlobWriter, Kind, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
@@ -123,6 +124,14 @@ pub enum FetchError {
         url: String,
         /// What went wrong.
         source: reqwest::Error,
+    },
+    /// The body is not packed as the server says, or what is in it cannot be stored.
+    #[error("failed to unpack the answer of {url} (Content-Encoding: gzip): {reason}")]
+    Packed {
+        /// The address.
+        url: String,
+        /// What went wrong.
+        reason: String,
     },
     /// Store.
     #[error("failed to store {url}: {reason}")]
@@ -244,16 +253,22 @@ impl Fetcher {
             .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
             .and_then(|since| i64::try_from(since.as_secs()).ok());
         let total = response.content_length().unwrap_or(0);
+        let packed = header("content-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
         let store = |reason: String| FetchError::Store { url: url.to_owned(), reason };
-        let mut blob = self.store.blob_writer().map_err(|e| store(e.to_string()))?;
-        let (mut received, mut hasher) = (0, blake3::Hasher::new());
+        let blob = self.store.blob_writer().map_err(|e| store(e.to_string()))?;
+        let mut body = Body::new(File { blob, hasher: blake3::Hasher::new() }, packed);
+        let written = |error: io::Error| match packed {
+            true => FetchError::Packed { url: shown.clone(), reason: error.to_string() },
+            false => store(error.to_string()),
+        };
+        let mut received = 0;
         while let Some(chunk) = response.chunk().await.map_err(network)? {
             cancel.check()?;
-            blob.write_all(&chunk).map_err(|e| store(e.to_string()))?;
-            hasher.update(&chunk);
+            body.write_all(&chunk).map_err(&written)?;
             received += chunk.len() as u64;
             progress(received, total);
         }
+        let File { blob, hasher } = body.finish().map_err(&written)?;
         let (digest, size) = blob.commit(None).map_err(|e| store(e.to_string()))?;
         let content = Blake3(*hasher.finalize().as_bytes());
         Ok(Fetched { digest, content, size, last_modified, etag })
@@ -293,6 +308,50 @@ impl Fetcher {
     }
 }
 
+/// A file being written, and the hash of its content.
+struct File {
+    blob: BlobWriter,
+    hasher: blake3::Hasher,
+}
+
+impl Write for File {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.blob.write_all(bytes)?;
+        self.hasher.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The body of an answer. Some servers pack it although nobody asked them to; the file is what is in there.
+enum Body {
+    Plain(File),
+    Gzip(Box<MultiGzDecoder<File>>),
+}
+
+impl Body {
+    fn new(file: File, packed: bool) -> Self {
+        if packed { Self::Gzip(Box::new(MultiGzDecoder::new(file))) } else { Self::Plain(file) }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(file) => file.write_all(bytes),
+            Self::Gzip(decoder) => decoder.write_all(bytes),
+        }
+    }
+
+    fn finish(self) -> io::Result<File> {
+        match self {
+            Self::Plain(file) => Ok(file),
+            Self::Gzip(decoder) => decoder.finish(),
+        }
+    }
+}
+
 /// An error with what caused it: the client's own words only say that something failed.
 fn causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
@@ -315,6 +374,7 @@ fn worth_retrying(error: &FetchError) -> bool {
         | FetchError::Checksum { .. }
         | FetchError::BadChecksum(_)
         | FetchError::BadSecret(_)
+        | FetchError::Packed { .. }
         | FetchError::Store { .. } => false,
     }
 }

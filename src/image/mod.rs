@@ -89,7 +89,6 @@ fn history(draft: &ImageDraft, built: &Built<'_>) -> Vec<History> {
     for _ in known + own..built.diff_ids.len() {
         entries.push(History { created: epoch.map(text), comment: EXPORTER_COMMENT.to_owned(), ..History::default() });
     }
-    let base = entries.len();
     for entry in &draft.history {
         let created = epoch.or_else(|| entry.step.and_then(|step| (built.created)(step)));
         entries.push(History {
@@ -100,7 +99,7 @@ fn history(draft: &ImageDraft, built: &Built<'_>) -> Vec<History> {
             empty_layer: entry.step.is_none(),
         });
     }
-    fill_times(&mut entries, base);
+    fill_times(&mut entries);
     entries
 }
 
@@ -119,13 +118,14 @@ fn base_entries(draft: &ImageDraft, created: Option<String>) -> Vec<History> {
     entries
 }
 
-/// Entries without a layer take the time of the layer before them; those before the first new layer take that one's, or
-/// the base's last time when there is no new layer. The base's entries stay as they are.
-fn fill_times(entries: &mut [History], base: usize) {
-    let (below, own) = entries.split_at_mut(base);
-    let first = own.iter().find_map(|entry| entry.created.clone());
-    let mut time = first.or_else(|| below.iter().rev().find_map(|entry| entry.created.clone()));
-    for entry in own {
+/// Entries without a time take that of the one before them. The first of them, and those that follow it at once, take the next
+/// time there is: a new layer's, not that of the base below. Without one they take the base's last time.
+fn fill_times(entries: &mut [History]) {
+    let gap = entries.iter().position(|entry| entry.created.is_none()).unwrap_or(entries.len());
+    let (below, rest) = entries.split_at_mut(gap);
+    let next = rest.iter().find_map(|entry| entry.created.clone());
+    let mut time = next.or_else(|| below.last().and_then(|entry| entry.created.clone()));
+    for entry in rest {
         match &entry.created {
             Some(created) => time = Some(created.clone()),
             None => entry.created.clone_from(&time),
@@ -209,6 +209,20 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_the_base_without_a_time_get_one_that_is_known() {
+        let mut draft =
+            draft(&[("2020-01-01T00:00:00Z", true), ("", false), ("2020-01-03T00:00:00Z", true)], 1, &[None]);
+        draft.base_history[1].created = None;
+        check(
+            &draft,
+            1,
+            None,
+            "- 2020-01-01T00:00:00Z\nL 2020-01-03T00:00:00Z\n- 2020-01-03T00:00:00Z\n- 2020-01-03T00:00:00Z entry 0\n\
+             = 2020-01-03T00:00:00Z",
+        );
+    }
+
+    #[test]
     fn the_epoch_is_the_time_of_all_that_is_new() {
         // features.md R01
         check(
@@ -228,7 +242,17 @@ mod tests {
             None,
             "L 2020-01-01T00:00:00Z\n- 2020-01-02T00:00:00Z\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z",
         );
-        check(&draft(&[], 2, &[Some(1)]), 3, None, "L ?\nL ?\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z");
-        check(&draft(&[], 0, &[Some(1)]), 2, None, "L ?\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z");
+        check(
+            &draft(&[], 2, &[Some(1)]),
+            3,
+            None,
+            "L 1970-01-01T00:01:00Z\nL 1970-01-01T00:01:00Z\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z",
+        );
+        check(
+            &draft(&[], 0, &[Some(1)]),
+            2,
+            None,
+            "L 1970-01-01T00:01:00Z\nL 1970-01-01T00:01:00Z entry 0\n= 1970-01-01T00:01:00Z",
+        );
     }
 }

@@ -10,6 +10,7 @@ pub use oci_spec::image::MediaType;
 use rbuild_cache::digest::{BlobDigest, Sha256};
 use serde::{Deserialize, Serialize};
 
+use super::null_is_default;
 use super::platform::Platform;
 
 /// Docker's manifest.
@@ -74,7 +75,7 @@ pub struct Descriptor {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
     pub annotations: BTreeMap<String, String>,
     /// In an index: what the manifest is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,10 +142,10 @@ pub struct Manifest {
     /// The image config.
     pub config: Descriptor,
     /// From the bottom.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub layers: Vec<Descriptor>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
     pub annotations: BTreeMap<String, String>,
     /// Fields rbuild does not use.
     #[serde(flatten)]
@@ -161,10 +162,10 @@ pub struct Index {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<MediaType>,
     /// What it lists.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub manifests: Vec<Descriptor>,
     /// Annotations.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
     pub annotations: BTreeMap<String, String>,
     /// Fields rbuild does not use.
     #[serde(flatten)]
@@ -180,14 +181,21 @@ impl Index {
 
     /// The entry that serves `wanted` best. An entry without a platform is the last resort.
     pub fn select(&self, wanted: &Platform) -> Result<&Descriptor, ManifestError> {
-        wanted
-            .best(self.manifests.iter().map(|entry| entry.platform.as_ref()))
-            .or_else(|| self.manifests.iter().position(|entry| entry.platform.is_none() && entry.is_document()))
-            .map(|i| &self.manifests[i])
-            .ok_or_else(|| ManifestError::NoMatch {
-                wanted: wanted.to_string(),
-                offered: self.manifests.iter().filter_map(|entry| Some(entry.platform.as_ref()?.to_string())).collect(),
-            })
+        self.candidates(wanted).into_iter().next().ok_or_else(|| self.no_match(wanted))
+    }
+
+    /// The entry for `wanted`; else those that do not say what they are for, which their configs do.
+    pub fn candidates(&self, wanted: &Platform) -> Vec<&Descriptor> {
+        match wanted.best(self.manifests.iter().map(|entry| entry.platform.as_ref())) {
+            Some(i) => vec![&self.manifests[i]],
+            None => self.manifests.iter().filter(|entry| entry.platform.is_none() && entry.is_document()).collect(),
+        }
+    }
+
+    /// Nothing in it is for `wanted`.
+    pub fn no_match(&self, wanted: &Platform) -> ManifestError {
+        let known = self.manifests.iter().filter_map(|entry| entry.platform.as_ref());
+        ManifestError::NoMatch { wanted: wanted.to_string(), offered: known.map(Platform::to_string).collect() }
     }
 }
 
@@ -324,10 +332,6 @@ fn sniff(bytes: &[u8]) -> Result<MediaType, ManifestError> {
 /// Reads a JSON document and says which one was broken.
 pub fn read<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, ManifestError> {
     serde_json::from_slice(bytes).map_err(|error| ManifestError::Malformed { what, message: error.to_string() })
-}
-
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(d: D) -> Result<BTreeMap<String, String>, D::Error> {
-    Option::deserialize(d).map(Option::unwrap_or_default)
 }
 
 /// Whether this is the type of a manifest.

@@ -2,6 +2,7 @@
 //!
 //! Pure: the host's own platform is an argument where a default is needed.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -143,7 +144,7 @@ impl Platform {
     /// How well an image built for `offer` serves this wish: 0 is exact, bigger is worse, `None` does not run.
     pub fn rank(&self, offer: &Platform) -> Option<usize> {
         let (wish, offer) = (self.normalize(), offer.normalize());
-        if wish.os != offer.os || !version_fits(&wish, &offer) {
+        if wish.os != offer.os || !version_fits(&wish, &offer) || !features_fit(&wish, &offer) {
             return None;
         }
         runnable(&wish.architecture, &wish.variant)
@@ -151,9 +152,14 @@ impl Platform {
             .position(|(arch, variant)| *arch == offer.architecture && *variant == offer.variant)
     }
 
-    /// The best of `offers` for this wish; among equals the first. `None` offers are passed over.
+    /// The best of `offers` for this wish; among equals the one that uses most features, then the first. `None` offers are
+    /// passed over.
     pub fn best<'a>(&self, offers: impl IntoIterator<Item = Option<&'a Platform>>) -> Option<usize> {
-        offers.into_iter().enumerate().filter_map(|(i, offer)| Some((self.rank(offer?)?, i))).min().map(|(_, i)| i)
+        let ranked = offers.into_iter().enumerate().filter_map(|(i, offer)| {
+            let offer = offer?;
+            Some((self.rank(offer)?, Reverse(offer.os_features.len()), i))
+        });
+        ranked.min().map(|(_, _, i)| i)
     }
 }
 
@@ -202,9 +208,16 @@ fn version_fits(wish: &Platform, offer: &Platform) -> bool {
         || build(&wish.os_version) == build(&offer.os_version)
 }
 
+/// What an image needs of its system must be there; `win32k` is on every Windows.
+fn features_fit(wish: &Platform, offer: &Platform) -> bool {
+    let free = |feature: &str| offer.os == "windows" && feature == "win32k";
+    offer.os_features.iter().all(|feature| free(feature) || wish.os_features.contains(feature))
+}
+
 fn normal_os(os: &str) -> String {
     match os.to_ascii_lowercase().as_str() {
         "macos" => "darwin".to_owned(),
+        "" => "linux".to_owned(),
         other => other.to_owned(),
     }
 }
@@ -403,5 +416,18 @@ mod tests {
         assert_eq!(parse("linux/arm/v4294967295").rank(&parse("linux/arm/v7")), Some(25));
         assert_eq!(parse("linux/amd64/v4294967295").rank(&parse("linux/amd64/v4294967295")), Some(0));
         assert_eq!(parse("linux/amd64").best([None, Some(&parse("linux/amd64"))]), Some(1));
+    }
+
+    #[test]
+    fn what_an_image_needs_must_be_there() {
+        let offers: Vec<_> = ["linux(+x)/amd64", "linux/amd64", "linux(+x+y)/amd64"].map(parse).to_vec();
+        let best = |wish: &str| parse(wish).best(offers.iter().map(Some)).map(|i| offers[i].to_string());
+        assert_eq!(best("linux/amd64").as_deref(), Some("linux/amd64"));
+        assert_eq!(best("linux(+x)/amd64").as_deref(), Some("linux(+x)/amd64"), "the more of it is used the better");
+        assert_eq!(best("linux(+z+y+x)/amd64").as_deref(), Some("linux(+x+y)/amd64"));
+        assert_eq!(best("linux(9)/amd64").as_deref(), Some("linux/amd64"), "versions count on Windows only");
+        let windows = parse("windows(10.0.1+win32k)/amd64");
+        assert_eq!(parse("windows(10.0.1)/amd64").rank(&windows), Some(0));
+        assert_eq!(parse("windows(10.0.2)/amd64").rank(&windows), None);
     }
 }

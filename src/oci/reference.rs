@@ -33,8 +33,30 @@ pub enum ReferenceError {
     #[error("repository name must not be more than {MAX_NAME} characters")]
     TooLong,
     /// A digest that is not `sha256:` and 64 digits.
-    #[error("invalid reference format: unsupported or malformed digest {0:?}")]
+    #[error("{fault}: {text:?}", fault = fault_in_name(.0), text = .0)]
     Digest(String),
+}
+
+/// What is wrong with a text that is no digest we can use, in Docker's words.
+pub fn digest_fault(text: &str) -> &'static str {
+    const FORMAT: &str = "invalid checksum digest format";
+    const UNSUPPORTED: &str = "unsupported digest algorithm";
+    match text.split_once(':') {
+        None | Some(("", _) | (_, "")) => FORMAT,
+        Some(("sha256", digits)) if digits.len() != 64 => "invalid checksum digest length",
+        Some(("sha256", _)) => FORMAT,
+        Some(_) => UNSUPPORTED,
+    }
+}
+
+/// The same within a name, whose grammar only knows an algorithm and at least 32 digits.
+fn fault_in_name(text: &str) -> &'static str {
+    let in_grammar = text.split_once(':').is_some_and(|(algorithm, digits)| {
+        algorithm.starts_with(|c: char| c.is_ascii_alphabetic())
+            && digits.len() >= 32
+            && digits.bytes().all(|b| b.is_ascii_hexdigit())
+    });
+    if in_grammar { digest_fault(text) } else { "invalid reference format: malformed digest" }
 }
 
 /// A normalised image name. Ordered by domain, path, tag, digest.
@@ -319,6 +341,23 @@ mod tests {
         }
         assert!(error(&"a".repeat(64)).starts_with("invalid repository name (aaa"));
         assert!(error(&format!("a/{}", "b".repeat(250))).contains("255 characters"));
-        assert!(error("a@sha256:12").contains("malformed digest"));
+        let digits = |n: usize| "0".repeat(n);
+        for (digest, expected) in [
+            ("sha256:12".to_owned(), "invalid reference format: malformed digest"),
+            (format!("sha256:{}", digits(40)), "invalid checksum digest length"),
+            (format!("sha256:{}", "A".repeat(64)), "invalid checksum digest format"),
+            (format!("md5:{}", digits(32)), "unsupported digest algorithm"),
+        ] {
+            assert_eq!(error(&format!("a@{digest}")), format!("{expected}: {digest:?}"));
+        }
+    }
+
+    #[test]
+    fn faults_of_digests() {
+        for text in ["", "12", ":12", "sha256:"] {
+            assert_eq!(digest_fault(text), "invalid checksum digest format", "{text:?}");
+        }
+        assert_eq!(digest_fault("sha256:12"), "invalid checksum digest length");
+        assert_eq!(digest_fault("md5:12"), "unsupported digest algorithm");
     }
 }

@@ -10,6 +10,7 @@ use crate::catalog::pull::{PullError, Resolved, Source};
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::event::Outcome;
+use crate::oci::manifest::ManifestError;
 use crate::oci::platform::Platform;
 use crate::plan::graph::Plan;
 use crate::plan::{self, Facts, ImageFacts, ImageRequest, Needs, PlanOptions, Planned};
@@ -157,7 +158,12 @@ fn ask_all(
 /// The fault of the instruction that needs an image which cannot be had.
 fn refused(file: &Dockerfile, request: &ImageRequest, error: &PullError) -> Diagnostic {
     let (reference, source, lines) = (&request.reference, &file.source, request.lines);
-    let mut message = format!("{}: failed to resolve source metadata for {reference}: {error}", request.written);
+    let reason = match error {
+        // The image is there, so its name is not the reason.
+        PullError::Manifest { source: source @ ManifestError::NoMatch { .. }, .. } => source.to_string(),
+        error => error.to_string(),
+    };
+    let mut message = format!("{}: failed to resolve source metadata for {reference}: {reason}", request.written);
     if let Some(suggestion) = &request.suggestion {
         message += &format!(" (did you mean {suggestion}?)");
     }

@@ -24,7 +24,7 @@ pub(crate) fn empty(platform: &Platform) -> ImageConfig {
         ..ImageConfig::default()
     };
     "/".clone_into(&mut config.config.working_dir);
-    ensure_path(&mut config);
+    ensure_path(&mut config, platform);
     config
 }
 
@@ -41,9 +41,9 @@ pub(crate) fn inherited(base: &ImageConfig) -> ImageConfig {
 }
 
 /// Gives an image without PATH the default one.
-pub(crate) fn ensure_path(config: &mut ImageConfig) {
+pub(crate) fn ensure_path(config: &mut ImageConfig, platform: &Platform) {
     let set = env(config).any(|(name, _)| name == "PATH");
-    if !set && config.os != "windows" {
+    if !set && platform.os != "windows" {
         set_env(config, "PATH", DEFAULT_PATH);
     }
 }
@@ -209,6 +209,8 @@ pub(crate) fn set_platform(config: &mut ImageConfig, asked: Option<&Platform>) {
             platform.os_features.clone_into(&mut config.os_features);
         }
     }
+    config.os_features.sort();
+    config.os_features.dedup();
     let normal = Platform::new(&config.os, &config.architecture, &config.variant);
     config.os = normal.os;
     config.architecture = normal.architecture;
@@ -254,7 +256,7 @@ mod tests {
     fn env_is_replaced_in_place() {
         let mut config = empty(&Platform::new("linux", "amd64", ""));
         assert_eq!(envs(&mut config, &[("A".into(), "1".into()), ("PATH".into(), String::new())]), "ENV A=1 PATH=");
-        ensure_path(&mut config);
+        ensure_path(&mut config, &Platform::new("linux", "amd64", ""));
         assert_eq!(config.config.env.as_deref(), Some(&["PATH=".to_owned(), "A=1".to_owned()][..]));
     }
 

@@ -2,6 +2,7 @@
 
 use crate::diagnostic::Diagnostic;
 use crate::dockerfile::ast;
+use crate::oci::reference::digest_fault;
 use crate::plan::facts::TimeSource;
 use crate::plan::fold::{Here, StageFold};
 use crate::plan::graph::{Chmod, Copy, CopySource, From, GitSource, InlineFile, Op};
@@ -187,7 +188,7 @@ fn check_checksum(options: &Options, paths: &[String]) -> Result<(), String> {
         Source::Http { .. } => checksum
             .parse::<rbuild_cache::digest::Sha256>()
             .map(drop)
-            .map_err(|_| format!("invalid checksum digest format: {checksum}")),
+            .map_err(|_| format!("{}: {checksum}", digest_fault(checksum))),
         Source::Git(_) => Ok(()),
     }
 }

@@ -214,7 +214,7 @@ impl StageFold<'_, '_> {
     fn start(&mut self) {
         let state = &mut self.state;
         state.config.config.on_build = None;
-        config::ensure_path(&mut state.config);
+        config::ensure_path(&mut state.config, &state.platform);
         for (name, value) in config::env(&state.config) {
             state.env.set(name, value, Origin::Env);
         }

@@ -82,20 +82,21 @@ fn git(text: &str, lenient: bool) -> Result<Option<Git>, String> {
     }
     let (rest, fragment) = text.split_once('#').map_or((text, None), |(rest, fragment)| (rest, Some(fragment)));
     let (remote, query) = rest.split_once('?').map_or((rest, None), |(remote, query)| (remote, Some(query)));
-    let known = match remote.split_once("://") {
+    let remote = match remote.split_once("://") {
         Some((scheme, place)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) && !scheme.is_empty() => {
-            match scheme.to_ascii_lowercase().as_str() {
+            // git takes them in lower case only.
+            let scheme = scheme.to_ascii_lowercase();
+            let known = match scheme.as_str() {
                 "http" | "https" => lenient || place.contains('/') && place.strip_suffix(".git").is_some(),
                 "git" | "ssh" => true,
                 _ => false,
-            }
+            };
+            known.then(|| format!("{scheme}://{place}"))
         }
-        _ => is_scp_style(remote),
+        _ => is_scp_style(remote).then(|| remote.to_owned()),
     };
-    if !known {
-        return Ok(None);
-    }
-    let mut git = Git { remote: remote.to_owned(), ..Git::default() };
+    let Some(remote) = remote else { return Ok(None) };
+    let mut git = Git { remote, ..Git::default() };
     if let Some(fragment) = fragment.filter(|fragment| !fragment.is_empty()) {
         let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
         git.reference = text_of(&percent_decoded(reference));
@@ -236,6 +237,7 @@ mod tests {
         assert_eq!((plain.reference.as_deref(), plain.subdir.as_deref()), (Some("v1"), Some("sub/dir")));
         assert_eq!(git("git@h.x:o/r.git#main").remote, "git@h.x:o/r.git");
         assert_eq!(git("git://h/r").reference, None);
+        assert_eq!(git("HTTPS://h/o/R.git").remote, "https://h/o/R.git");
         let query = git("ssh://git@h/r.git?tag=v1&keep-git-dir&commit=abc&submodules=false");
         assert_eq!(query.reference.as_deref(), Some("refs/tags/v1"));
         assert_eq!((query.keep_git_dir, query.submodules), (Some(true), Some(false)));

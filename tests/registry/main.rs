@@ -64,9 +64,13 @@ struct Sample {
 
 /// A small image; `layer` need not be a tar for those who only carry it.
 fn sample(family: Family, layer: Vec<u8>) -> Sample {
+    sample_for(family, "amd64", layer)
+}
+
+fn sample_for(family: Family, architecture: &str, layer: Vec<u8>) -> Sample {
     let diff_id = Sha256::of(&layer);
     let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+        r#"{{"architecture":"{architecture}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
     )
     .into_bytes();
     let config_descriptor = Descriptor::of(family.config(), &config);

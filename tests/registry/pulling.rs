@@ -14,7 +14,7 @@ use rbuild::registry::{Client, Destination, Layout};
 use rbuild_cache::{Store, StoreOptions};
 
 use crate::server::{Access, Registry, Reply, Scripted};
-use crate::{noise, open, push, quick, run, sample};
+use crate::{noise, open, push, quick, run, sample, sample_for};
 
 struct World {
     _directory: tempfile::TempDir,
@@ -102,6 +102,31 @@ fn an_index_gives_each_platform_its_image() {
     assert_eq!(error, format!("{name}:latest: no match for platform in manifest: not found"));
     let remembered = world.puller.catalog().remembered(&Reference::parse(&name).expect("valid")).expect("read");
     assert_eq!(remembered.map(|named| named.images.len()), Some(2));
+}
+
+#[test]
+fn an_entry_that_does_not_say_its_platform_is_judged_by_its_config() {
+    let registry = Registry::start(&Access::Open);
+    let name = format!("{}/silent", registry.address);
+    let arm = sample_for(Family::Oci, "arm64", noise(61));
+    let amd = sample_for(Family::Oci, "amd64", noise(62));
+    let inner = Document::of_index(&Index::new(Family::Oci, vec![arm.manifest.descriptor()], BTreeMap::new()));
+    let entries = vec![inner.descriptor(), amd.manifest.descriptor()];
+    let index = Document::of_index(&Index::new(Family::Oci, entries, BTreeMap::new()));
+    run(async {
+        let repository = open(quick(), &name);
+        push(&repository, &arm, "a").await?;
+        push(&repository, &amd, "b").await?;
+        repository.push_manifest(&inner, Some("c")).await?;
+        repository.push_manifest(&index, Some("latest")).await
+    })
+    .expect("pushed");
+    let world = world();
+    let ask = |arch: &str| resolve(&world, &name, &Platform::new("linux", arch, ""), Policy::Missing);
+    assert_eq!(ask("amd64").expect("the second").image.manifest, Some(amd.manifest));
+    assert_eq!(ask("arm64").expect("in an index").image.manifest, Some(arm.manifest));
+    let error = ask("s390x").expect_err("not built for it");
+    assert_eq!(error, format!("{name}:latest: no match for platform in manifest: not found"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! ADD of files behind http addresses.
 
+use std::io::Write as _;
+
 use crate::server::Served;
 use crate::world::World;
 
@@ -34,6 +36,28 @@ fn a_checksum_saves_the_request() {
     world.dockerfile(&text, &[]);
     assert!(world.dockerfile(&text, &[]).cached("ADD "));
     assert_eq!(world.server.log(), ["GET /f 200"]);
+}
+
+#[test]
+fn a_body_that_was_packed_for_the_way_is_unpacked() {
+    let world = World::new();
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packer.write_all(b"hello\n").expect("packed");
+    let packed = packer.finish().expect("packed");
+    let served = |headers| Served { body: packed.clone(), headers, ..Served::default() };
+    world.server.serve("/f", served(vec![header("Content-Encoding", "GZIP")]));
+    world.server.serve("/f.gz", served(Vec::new()));
+    let sum = "sha256:5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+    let (file, archive) = (world.server.url("/f"), world.server.url("/f.gz"));
+    let built = world.dockerfile(&format!("FROM scratch\nADD --checksum={sum} {file} /\nADD {archive} /\n"), &[]);
+    assert_eq!(built.text("f"), "hello\n");
+    assert_eq!(std::fs::read(built.root.join("f.gz")).expect("read"), packed, "a packed file is what it is");
+    world.server.serve(
+        "/g",
+        Served { body: b"plain".to_vec(), headers: vec![header("Content-Encoding", "gzip")], ..Served::default() },
+    );
+    let refused = world.refused(&format!("FROM scratch\nADD {} /\n", world.server.url("/g")), &[]);
+    assert!(refused.contains("(Content-Encoding: gzip): invalid gzip header"), "{refused}");
 }
 
 #[test]

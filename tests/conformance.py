@@ -23,6 +23,8 @@ import sys
 import tarfile
 import tempfile
 
+import conformance_sources
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RBUILD = os.environ.get("RBUILD", os.path.join(TOP, "target/debug/rbuild"))
 
@@ -152,6 +154,10 @@ def call(argv, check=True):
     return p.returncode, text
 
 
+def is_address(text):
+    return text.startswith("http://")
+
+
 class Rbuild:
     """rbuild with a store of its own."""
     name = "rbuild"
@@ -210,16 +216,21 @@ class BuildKit:
         options = []
         for flag, value in zip(case.args[::2], case.args[1::2]):
             if flag == "--build-context":
-                name, path = value.split("=")
-                options += [f"--local={name}={path}", f"--opt=context:{name}=local:{name}"]
+                name, path = value.split("=", 1)
+                if not is_address(path):
+                    options.append(f"--local={name}={path}")
+                    path = f"local:{name}"
+                options.append(f"--opt=context:{name}={path}")
             elif flag == "--secret":
                 options += [flag, value]
             else:
                 options += ["--opt", names[flag] + value]
+        context = [f"--opt=context={case.context}"] if is_address(case.context) else [
+            f"--local=context={case.context}", f"--local=dockerfile={case.context}"]
         with open(os.path.join(self.layout, "index.json")) as f:
             digest = json.load(f)["manifests"][0]["digest"]
         code, log = call(["buildctl", "build", "--progress=plain", "--no-cache", "--frontend=dockerfile.v0",
-                          f"--local=context={case.context}", f"--local=dockerfile={case.context}",
+                          *context,
                           f"--oci-layout=base={self.layout}", f"--opt=context:busybox=oci-layout://base@{digest}",
                           *options, f"--output=type=docker,name=case,dest={out}.tar"], check=False)
         if code:
@@ -302,11 +313,23 @@ class Case:
             self.skip = "make_tar_gz" in case
 
 
+class SourceCase:
+    """A Dockerfile in a context of its own, or a context at an address."""
+    skip = False
+
+    def __init__(self, directory, name, dockerfile, address, args):
+        self.name, self.context, self.args, self.fails = name, address or directory, args, None
+        if dockerfile is not None:
+            os.makedirs(directory)
+            with open(f"{directory}/Dockerfile", "w") as f:
+                f.write(dockerfile)
+
+
 def config_of(image):
     config = image.config.get("config") or {}
     # Hostname: buildah writes the random name of its working container there, BuildKit and rbuild nothing.
     out = {k: v for k, v in config.items() if v not in (None, "", [], {}, False) and k != "Hostname"}
-    for key in ("author", "os", "architecture"):
+    for key in ("author", "os", "architecture", "variant", "os.version", "os.features"):
         if image.config.get(key):
             out[key] = image.config[key]
     return out
@@ -361,6 +384,36 @@ def compare(case, builders, base, tmp):
                 print("  " + (log.strip().splitlines() or ["?"])[-1])
         return [f"status: {', '.join(failed)} failed"]
     return list(differences(results[0][0], results[1][0], base))
+
+
+def essence(log):
+    """The last fault without what each builder says around it."""
+    lines = [line for line in log.splitlines() if re.match("(ERROR|error): ", line)] or [""]
+    text = re.sub("^(ERROR|error): |failed to (build|solve|compute cache key|load cache key|read (downloaded context|dockerfile)): ", "", lines[-1])
+    return re.sub(r"ref \S+:|(invalid response status \d+).*|digest mismatch.*|(invalid subdir \S+):.*|: sha256:0$|: md5:0$"
+                  "|(?<=in manifest) sha256:[0-9a-f]+", r"\1\2", text)
+
+
+def compare_sources(builders, base, tmp):
+    """Compares what comes from registries, git and http. Returns how many, and how many differ."""
+    os.makedirs(f"{tmp}/sources")
+    number, unexplained = 0, 0
+    for number, (name, *rest) in enumerate(conformance_sources.cases(conformance_sources.Servers(f"{tmp}/sources")), 1):
+        case = SourceCase(f"{tmp}/sources/{number}", name, *rest)
+        results = [builder.build(case, os.path.join(tmp, f"sources/{number}-{builder.name}")) for builder in builders]
+        images = [image for image, _ in results]
+        if None not in images:
+            found = list(differences(*images, base))
+        elif images == [None, None]:
+            messages = [essence(log) for _, log in results]
+            found = [] if messages[0] == messages[1] else [" | ".join(messages)]
+        else:
+            found = ["status: only one builds it: " + "".join(essence(log) for image, log in results if image is None)]
+        unexplained += bool(found)
+        for difference in found:
+            print(f"{name}: {difference}   [NOT EXPLAINED]")
+    print(f"sources: {number} compared, {unexplained} with differences")
+    return number, unexplained
 
 
 def findings(text):
@@ -441,18 +494,18 @@ def main():
         print(f"explanation {number} is not needed any more: {EXPLAINED[number - 1][0]}")
     same = sum(not notes for _, notes in rows)
     print(f"{same} of {len(rows)} the same as with {theirs.name}, {unknown} differences not explained")
-    linted = None
+    linted = sourced = None
     if theirs.name == "BuildKit" and not options.case:
-        linted = compare_findings(tmp)
-        unknown += linted[1]
+        linted, sourced = compare_findings(tmp), compare_sources((ours, theirs), base, tmp)
+        unknown += linted[1] + sourced[1]
     if options.write:
-        write(rows, theirs, same, linted)
+        write(rows, theirs, same, linted, sourced)
     if not options.keep:
         subprocess.run(["rm", "-rf", tmp])
     sys.exit(1 if unknown or stale else 0)
 
 
-def write(rows, theirs, same, linted):
+def write(rows, theirs, same, linted, sourced):
     tool = "buildctl" if theirs.name == "BuildKit" else "buildah"
     version = os.environ.get("BUILDER_VERSION") or call([tool, "--version"])[1].strip()
     out = f"""# Conformance
@@ -479,6 +532,14 @@ Compared with: {version}. `tests/oracle.sh` checks 116 more cases against record
     numbers = sorted({number for _, notes in rows for number, _ in notes if number})
     if numbers:
         out += "\n## Why\n\n" + "".join(f"[{n}] **{EXPLAINED[n - 1][1]}**: {EXPLAINED[n - 1][2]}\n\n" for n in numbers).rstrip("\n") + "\n"
+    if sourced:
+        out += f"""
+## Images, git and http
+
+{sourced[0]} Dockerfiles and contexts of [conformance_sources.py](../tests/conformance_sources.py) come from a registry, from git and from
+http: what is taken from indexes, what of a base's config goes on, which commits and files are meant, and what is said of those that are not
+there. {sourced[1]} differ.
+"""
     if linted:
         out += f"""
 ## Findings of --check

@@ -103,7 +103,8 @@ impl Case {
 /// All files of a case, or the file that is the case.
 fn files(path: &Path) -> Vec<PathBuf> {
     if !path.is_dir() {
-        return vec![path.to_owned()];
+        // Some are links that lead nowhere.
+        return if path.is_file() { vec![path.to_owned()] } else { Vec::new() };
     }
     std::fs::read_dir(path).unwrap().flat_map(|entry| files(&entry.unwrap().path())).collect()
 }

@@ -257,9 +257,9 @@ impl Fetcher {
         let store = |reason: String| FetchError::Store { url: url.to_owned(), reason };
         let blob = self.store.blob_writer().map_err(|e| store(e.to_string()))?;
         let mut body = Body::new(File { blob, hasher: blake3::Hasher::new() }, packed);
-        let written = |error: io::Error| match packed {
-            true => FetchError::Packed { url: shown.clone(), reason: error.to_string() },
-            false => store(error.to_string()),
+        let written = |error: io::Error| {
+            let reason = error.to_string();
+            if packed { FetchError::Packed { url: shown.clone(), reason } } else { store(reason) }
         };
         let mut received = 0;
         while let Some(chunk) = response.chunk().await.map_err(network)? {
@@ -328,13 +328,13 @@ impl Write for File {
 
 /// The body of an answer. Some servers pack it although nobody asked them to; the file is what is in there.
 enum Body {
-    Plain(File),
+    Plain(Box<File>),
     Gzip(Box<MultiGzDecoder<File>>),
 }
 
 impl Body {
     fn new(file: File, packed: bool) -> Self {
-        if packed { Self::Gzip(Box::new(MultiGzDecoder::new(file))) } else { Self::Plain(file) }
+        if packed { Self::Gzip(Box::new(MultiGzDecoder::new(file))) } else { Self::Plain(Box::new(file)) }
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -346,7 +346,7 @@ impl Body {
 
     fn finish(self) -> io::Result<File> {
         match self {
-            Self::Plain(file) => Ok(file),
+            Self::Plain(file) => Ok(*file),
             Self::Gzip(decoder) => decoder.finish(),
         }
     }

@@ -54,7 +54,11 @@ fn a_body_that_was_packed_for_the_way_is_unpacked() {
     assert_eq!(std::fs::read(built.root.join("f.gz")).expect("read"), packed, "a packed file is what it is");
     world.server.serve(
         "/g",
-        Served { body: b"plain".to_vec(), headers: vec![header("Content-Encoding", "gzip")], ..Served::default() },
+        Served {
+            body: b"not packed at all".to_vec(),
+            headers: vec![header("Content-Encoding", "gzip")],
+            ..Served::default()
+        },
     );
     let refused = world.refused(&format!("FROM scratch\nADD {} /\n", world.server.url("/g")), &[]);
     assert!(refused.contains("(Content-Encoding: gzip): invalid gzip header"), "{refused}");

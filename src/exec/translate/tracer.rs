@@ -86,6 +86,7 @@ impl Tracer {
             Stop::Ended { .. } => {
                 if let Some(mut task) = self.processes.tasks.remove(&thread.0) {
                     task.give_back();
+                    self.adopt(&task);
                 }
                 Ok(())
             }
@@ -127,6 +128,21 @@ impl Tracer {
             let _gone = Thread(number).resume(Until::Event, 0);
         }
         self.resume(thread, 0)
+    }
+
+    /// Lets those go on that nobody will tell of, because `parent` was killed before it could.
+    fn adopt(&mut self, parent: &Task) {
+        let told_of = |number: i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+            let above = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+            above.is_some_and(|above: i32| self.processes.tasks.values().any(|task| task.group == above))
+        };
+        let waiting = self.early.iter().filter(|(_, early)| **early == Early::Waits).map(|(number, _)| *number);
+        for number in waiting.filter(|number| !told_of(*number)).collect::<Vec<_>>() {
+            self.early.remove(&number);
+            self.processes.tasks.insert(number, Task { slot: None, ..parent.child(number, false) });
+            let _gone = Thread(number).resume(Until::Event, 0);
+        }
     }
 
     /// Execve(2) has gone well: whoever made the call has its process's number now, and its siblings are gone.

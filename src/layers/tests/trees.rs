@@ -302,6 +302,46 @@ fn sandbox_inside() {
     }
 }
 
+/// Where modes bind us, as they do not bind root.
+#[test]
+fn locked_files_stay_open_and_mean_what_the_layer_says() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let options =
+        TreeOptions { overlay: OverlayXattrs::User, ownership: OwnershipMode::Flattened, bound_by_modes: true };
+    let f = fixture_with(options);
+    let with_mode = |line: &str, mode: u32| {
+        let mut entry = samples::entry(line);
+        entry.meta.mode = mode;
+        entry
+    };
+    let entries = [
+        (with_mode("d d", 0o555), Content::None),
+        (with_mode("f d/shadow", 0), Content::Bytes(b"d/shadow".to_vec())),
+        (with_mode("f plain", 0o644), Content::Bytes(b"plain".to_vec())),
+    ];
+    let record = f.layers.write(entries.into_iter()).expect("written");
+    let tree = f.layers.tree(&record.id).expect("made");
+    let mode = |path: &std::path::Path| fs_err::metadata(path).expect("there").permissions().mode() & 0o7777;
+    assert_eq!([mode(&tree.join("d")), mode(&tree.join("d/shadow")), mode(&tree.join("plain"))], [0o755, 0o600, 0o644]);
+    assert!(forms::matches_index(&tree, options, &f.layers.index(&record.id).expect("there")).expect("readable"));
+    let dir = f.layers.store.temp_dir("copy").expect("temp");
+    let root = dir.path().join("r");
+    let copied = Command::new("cp").args(["-a", "--preserve=all"]).arg(&tree).arg(&root).status().expect("cp");
+    assert!(copied.success());
+    let set = |path: &str, mode| {
+        std::fs::set_permissions(root.join(path), std::fs::Permissions::from_mode(mode)).expect("chmod");
+    };
+    // What a step locks is read all the same; what it gives another mode has that one.
+    fs_err::write(root.join("plain"), "new").expect("written");
+    set("plain", 0);
+    set("d/shadow", 0o640);
+    let changed = f.layers.diff_dirs(&root, &[record.id]).expect("compared");
+    let index = f.layers.index(&changed.id).expect("there");
+    let found: Vec<_> =
+        index.entries().iter().map(|e| format!("{} {:o} {}", show(e), e.meta.mode, e.meta.uid)).collect();
+    assert_eq!(found, ["/d dir 555 0", "/d/shadow file 8 640 0", "/plain file 3 0 0"]);
+}
+
 #[test]
 fn altered_files_are_never_read_as_if_nothing_were() {
     let f = fixture();

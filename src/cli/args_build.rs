@@ -286,12 +286,15 @@ pub struct HarmlessArgs {
     pub sbom: Option<String>,
 }
 
-/// What a step may use. The older flags are hidden, as they are with buildx.
+/// How steps are run and what they may use. The older flags are hidden, as they are with buildx.
 #[derive(Args, Clone, Debug, Default)]
 pub struct LimitArgs {
     /// Limit of a step, e.g. memory=1g: also memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus, cpuset-mems
     #[arg(long, value_name = "NAME=VALUE", help_heading = "Steps")]
     pub resource: Vec<String>,
+    /// OCI runtime that makes the containers of steps (crun, runc), by name or path, instead of rbuild itself
+    #[arg(long, value_name = "RUNTIME", help_heading = "Steps")]
+    pub oci_runtime: Option<String>,
     /// Control group to make those of steps in
     #[arg(long, value_name = "PATH", help_heading = "Steps")]
     pub cgroup_parent: Option<String>,

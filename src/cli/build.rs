@@ -43,8 +43,11 @@ pub(super) fn build(args: &BuildArgs, env: &Env, place: &StoreRequest, debug: bo
         remove_old(path)?;
     }
     // Threads begin to exist below this line.
-    let limits = if request.call.is_none() { request.limits.clone() } else { Limits::default() };
-    let session = enter_with(request.call.is_none(), limits)?;
+    let (limits, runtime) = match request.call {
+        None => (request.limits.clone(), request.oci_runtime.clone()),
+        Some(_) => (Limits::default(), None),
+    };
+    let session = enter_with(request.call.is_none(), limits, runtime)?;
     let opened = Opened::new(session, place)?;
     // Both are used until the last shell was left.
     let scratch = opened.scratch()?;

@@ -163,7 +163,7 @@ fn dispatch(cli: Cli, env: &Env) -> Done {
         Task::Du(args) => store::usage(&args, &place?),
         Task::Prune(args) => store::prune(&args, &place?),
         Task::Cache(command) => store::cache(&command, &place?),
-        Task::Doctor => run::doctor(&place?),
+        Task::Doctor => run::doctor(env, &place?),
         Task::ExplainRule(args) => call::explain_rule(args.rule.as_deref()),
         Task::Completions(args) => print(&args.script()),
         Task::Version => print(format!("rbuild {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),

@@ -12,13 +12,13 @@ use super::args_run::RunArgs;
 use super::env::Env;
 use super::moving::fetch;
 use super::records::best;
-use super::request::{RegistryRequest, RunRequest, StoreRequest};
+use super::request::{self, RegistryRequest, RunRequest, StoreRequest};
 use super::terminal::Terminal;
 use super::world::{Opened, enter, now};
 use super::{Done, Failure, print, screen};
 use crate::catalog::pull::Policy;
 use crate::catalog::{CatalogError, Image};
-use crate::exec::{ExecError, Exit, Mount, MountKind, Process, Stdio, emulator};
+use crate::exec::{ExecError, Exit, Mount, MountKind, Process, Stdio, emulator, oci_runtime};
 use crate::layers::{LayerError, View};
 use crate::oci::config::ContainerConfig;
 use crate::oci::platform::Platform;
@@ -284,7 +284,7 @@ fn foreign(image: &Image) -> String {
 }
 
 /// `rbuild doctor`
-pub(super) fn doctor(place: &StoreRequest) -> Done {
+pub(super) fn doctor(env: &Env, place: &StoreRequest) -> Done {
     let opened = Opened::new(enter(true)?, place)?;
     let probe = opened.scratch()?;
     let mode = opened.session.mode(probe.path());
@@ -305,7 +305,20 @@ pub(super) fn doctor(place: &StoreRequest) -> Done {
     } else {
         lines.push(("emulators", format!("RUN also works for {}", emulated.join(", "))));
     }
+    lines.extend(oci_runtimes(env, &opened).into_iter().map(|text| ("runtime", text)));
     print(lines.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect::<String>().as_bytes())
+}
+
+/// The runtimes that `--oci-runtime` could be given.
+fn oci_runtimes(env: &Env, opened: &Opened) -> Vec<String> {
+    let found = oci_runtime::KNOWN.iter().filter_map(|name| request::oci_runtime(name, env));
+    let told: Vec<String> = found
+        .map(|path| {
+            let version = oci_runtime::version(opened.session.host(), &path).unwrap_or_else(|why| why);
+            format!("{version} for --oci-runtime {}", path.display())
+        })
+        .collect();
+    if told.is_empty() { vec!["rbuild's own; none for --oci-runtime (crun, runc) found".to_owned()] } else { told }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What commands work with, opened in the one order that is possible: command line, namespaces (while there is one thread),
 //! store, runtime, signals.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -51,12 +51,12 @@ pub(super) fn now() -> SystemTime {
 
 /// Enters the namespaces the command needs. Must come before anything that starts a thread.
 pub(super) fn enter(need_sandbox: bool) -> Result<Session, Failure> {
-    enter_with(need_sandbox, Limits::default())
+    enter_with(need_sandbox, Limits::default(), None)
 }
 
-/// The same for a command whose steps are limited.
-pub(super) fn enter_with(need_sandbox: bool, limits: Limits) -> Result<Session, Failure> {
-    let options = EnterOptions { need_sandbox, need_userns: true, limits };
+/// The same for a command whose steps are limited, or run by an OCI runtime.
+pub(super) fn enter_with(need_sandbox: bool, limits: Limits, runtime: Option<PathBuf>) -> Result<Session, Failure> {
+    let options = EnterOptions { need_sandbox, need_userns: true, limits, runtime };
     let session = exec::enter(&options).map_err(|e| Failure::of(&e))?;
     more_files();
     Ok(session)

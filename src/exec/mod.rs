@@ -12,6 +12,7 @@ mod in_place;
 mod kernel;
 mod launcher;
 mod memory;
+pub mod oci_runtime;
 mod orphans;
 mod probe;
 mod sandbox;

@@ -13,7 +13,7 @@ use super::forward::Forwarder;
 use super::groups::{Group, Groups};
 use super::launcher::{self, Request};
 use super::probe::{Found, Question};
-use super::step::{Ground, Report, Spec};
+use super::step::{Ground, Report, Runtime, Spec};
 use super::stubs::Stubs;
 use super::terminal::Terminal;
 use super::{
@@ -101,11 +101,25 @@ impl Drop for Sandbox {
 
 impl Executor for Sandbox {
     fn run(&self, root: &Root, process: &Process, output: Output<'_>, cancel: &Cancel) -> Result<Exit, ExecError> {
+        self.run_by(None, root, process, output, cancel)
+    }
+}
+
+impl Sandbox {
+    /// Runs a process whose container `runtime` makes; without one it gets ours.
+    pub(crate) fn run_by(
+        &self,
+        runtime: Option<&Runtime>,
+        root: &Root,
+        process: &Process,
+        output: Output<'_>,
+        cancel: &Cancel,
+    ) -> Result<Exit, ExecError> {
         cancel.check()?;
         let setup = |error: io::Error| ExecError::Setup(error.to_string());
         match root {
             Root::Overlay { upper, .. } => {
-                let end = self.run_in(root, process.clone(), Vec::new(), output, cancel)?;
+                let end = self.run_in(runtime, root, process.clone(), Vec::new(), output, cancel)?;
                 let removed = end.stubs.remove(upper).map_err(setup)?;
                 end.exit(removed, cancel)
             }
@@ -113,8 +127,8 @@ impl Executor for Sandbox {
                 let mut process = process.clone();
                 let beside = path.parent().unwrap_or(path);
                 let copies = copies::copied(&mut process, beside, self.xattrs).map_err(setup)?;
-                if self.mounts.load(Ordering::Relaxed) {
-                    let end = self.run_in(root, process, Vec::new(), output, cancel)?;
+                if self.mounts.load(Ordering::Relaxed) || runtime.is_some() {
+                    let end = self.run_in(runtime, root, process, Vec::new(), output, cancel)?;
                     drop(copies);
                     let removed = end.stubs.remove(path).map_err(setup)?;
                     return end.exit(removed, cancel);
@@ -123,7 +137,7 @@ impl Executor for Sandbox {
                     let mut laid = translate::lay(path, &process).map_err(setup)?;
                     let shown = std::mem::take(&mut laid.shown);
                     let process = Process { mounts: Vec::new(), ..process };
-                    let end = self.run_in(root, process, shown, output, cancel);
+                    let end = self.run_in(None, root, process, shown, output, cancel);
                     drop(copies);
                     let removed = laid.undo().map_err(setup)?;
                     return end?.exit(removed, cancel);
@@ -131,17 +145,16 @@ impl Executor for Sandbox {
                 let _one_at_a_time = self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
                 let placed = in_place::place(path, &process, self.xattrs).map_err(setup)?;
                 let process = Process { mounts: Vec::new(), ..process };
-                let end = self.run_in(root, process, Vec::new(), output, cancel);
+                let end = self.run_in(None, root, process, Vec::new(), output, cancel);
                 let removed = placed.undo().map_err(setup)?;
                 end?.exit(removed, cancel)
             }
         }
     }
-}
 
-impl Sandbox {
     fn run_in(
         &self,
+        runtime: Option<&Runtime>,
         root: &Root,
         process: Process,
         shown: Vec<translate::Shown>,
@@ -155,7 +168,8 @@ impl Sandbox {
         let group = self.groups.as_ref().map(Groups::step).transpose();
         let group = group.map_err(|error| ExecError::Setup(format!("make a control group: {error}")))?;
         let groups = group.as_ref().map_or_else(Vec::new, |group| group.directories().to_vec());
-        let spec = Spec { root: root.clone(), process, ground, terminal, groups, shown };
+        let runtime = runtime.cloned();
+        let spec = Spec { root: root.clone(), process, ground, terminal, groups, shown, runtime };
         let mut running = Running::start(&self.control, &spec).map_err(ExecError::Launcher)?;
         let mut end = running.wait(&spec.process.mounts, output, cancel).map_err(ExecError::Launcher)?;
         let limit = self.groups.as_ref().and_then(|groups| groups.limits().memory);
@@ -275,9 +289,10 @@ impl Running {
             }
             match wire::decode::<Report>(&bytes)? {
                 Report::Ready { stubs } => end.stubs = stubs,
-                Report::Setup { text } => end.fault = Some(ExecError::Setup(text)),
-                Report::Refused { text } => end.fault = Some(ExecError::Refused(text)),
-                Report::NotExecutable { text } => end.fault = Some(ExecError::NotExecutable(text)),
+                // The first one is nearest to the cause.
+                Report::Setup { text } => _ = end.fault.get_or_insert(ExecError::Setup(text)),
+                Report::Refused { text } => _ = end.fault.get_or_insert(ExecError::Refused(text)),
+                Report::NotExecutable { text } => _ = end.fault.get_or_insert(ExecError::NotExecutable(text)),
                 Report::Terminal => terminal = fds.into_iter().next().map(Terminal::connect).transpose()?,
                 Report::Listener { mount } => {
                     if let (Some(MountKind::Socket { source, .. }), Some(listener)) =

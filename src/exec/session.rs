@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustix::thread::CapabilitySet;
 
 use super::groups::{Groups, Limits};
 use super::host::Host;
+use super::oci_runtime::OciRuntime;
 use super::probe::Found;
 use super::step::Ground;
 use super::userns::{self, Ids};
@@ -27,6 +28,8 @@ pub struct EnterOptions {
     pub need_userns: bool,
     /// What each step may use.
     pub limits: Limits,
+    /// An OCI runtime that is to make the steps' containers, instead of us.
+    pub runtime: Option<PathBuf>,
 }
 
 /// rbuild could not become what it must be.
@@ -41,6 +44,9 @@ pub enum EnterError {
     /// Steps were to be limited, and cannot be.
     #[error("{0}")]
     Limits(String),
+    /// A runtime was to make the containers, and could make none.
+    #[error("an OCI runtime needs namespaces: {0}")]
+    Runtime(String),
 }
 
 /// Whether files in trees have the owners that the layers say.
@@ -262,13 +268,13 @@ struct Made {
 pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
     let root = rustix::process::geteuid().is_root();
     if !options.need_sandbox && (root && may(CapabilitySet::SYS_ADMIN) || !options.need_userns) {
-        return Ok(session(None, Host::here(), Privilege::NotAsked));
+        return Ok(session(None, Host::here(), Privilege::NotAsked, options));
     }
     if root {
         let ground = Ground { namespaces: true, mounts: true, ..here(false) };
         match Sandbox::start(ground) {
             Ok(sandbox) => {
-                return Ok(session(Some(limited(sandbox, options)?), Host::here(), Privilege::Root));
+                return Ok(session(Some(limited(sandbox, options)?), Host::here(), Privilege::Root, options));
             }
             // A container's root, without the capability.
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
@@ -287,21 +293,25 @@ pub fn enter(options: &EnterOptions) -> Result<Session, EnterError> {
     };
     if !options.need_sandbox {
         let privilege = ids.map_or_else(Privilege::Refused, Privilege::UserNamespace);
-        return Ok(session(None, host, privilege));
+        return Ok(session(None, host, privilege, options));
     }
     let entered = ids.is_ok();
     let why = match ids {
         Ok(ids) => match Sandbox::start(Ground { namespaces: true, mounts: true, ..here(true) }) {
             Ok(sandbox) => {
-                return Ok(session(Some(limited(sandbox, options)?), host, Privilege::UserNamespace(ids)));
+                let privilege = Privilege::UserNamespace(ids);
+                return Ok(session(Some(limited(sandbox, options)?), host, privilege, options));
             }
             // Made, but without any right in it: some security modules do that.
             Err(error) => format!("make a PID namespace: {error}"),
         },
         Err(why) => why,
     };
+    if options.runtime.is_some() {
+        return Err(EnterError::Runtime(why));
+    }
     let sandbox = Sandbox::start(here(entered)).map_err(EnterError::Fork)?;
-    Ok(session(Some(limited(sandbox, options)?), host, Privilege::Refused(why)))
+    Ok(session(Some(limited(sandbox, options)?), host, Privilege::Refused(why), options))
 }
 
 /// The sandbox with what its steps are limited by. Comes after all other forks: none of them may keep the janitor waiting.
@@ -361,12 +371,15 @@ fn suffix(ground: Ground, map: &str) -> String {
     ranges.iter().map(|(inside, outside, count)| format!("{inside}-{outside}-{count}")).collect::<Vec<_>>().join("_")
 }
 
-fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Session {
+fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege, options: &EnterOptions) -> Session {
     let ground = here(matches!(privilege, Privilege::UserNamespace(_)));
-    let sandbox = sandbox.map(Arc::new);
-    let executor: Arc<dyn Executor> = match &sandbox {
-        Some(sandbox) => Arc::<Sandbox>::clone(sandbox),
-        None => Arc::new(NoSandbox),
+    let (sandbox, host) = (sandbox.map(Arc::new), Arc::new(host));
+    let executor: Arc<dyn Executor> = match (&sandbox, &options.runtime) {
+        (Some(sandbox), Some(program)) => {
+            Arc::new(OciRuntime::new(Arc::clone(sandbox), Arc::clone(&host), program.clone()))
+        }
+        (Some(sandbox), None) => Arc::<Sandbox>::clone(sandbox),
+        (None, _) => Arc::new(NoSandbox),
     };
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     Session {
@@ -376,7 +389,7 @@ fn session(sandbox: Option<Sandbox>, host: Host, privilege: Privilege) -> Sessio
         overlay_xattrs: marks(ground),
         bound_by_modes: !may(CapabilitySet::DAC_OVERRIDE),
         sandbox,
-        host: Arc::new(host),
+        host,
         privilege,
         found: OnceLock::new(),
         snapshots: OnceLock::new(),

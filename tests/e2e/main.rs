@@ -15,6 +15,7 @@ mod full;
 mod image;
 mod keys;
 mod limits;
+mod oci_runtimes;
 mod outputs;
 mod platforms;
 mod reaching;

@@ -8,9 +8,25 @@ use rbuild::cancel::Cancel;
 use rbuild::exec::{EnterOptions, ExecError, Exit, Mount, MountKind, Process, Root, Session, Stdio, Stream, enter};
 use rbuild::snapshot::Copied;
 
+/// Who makes the containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Our own sandbox.
+    Us,
+    /// An OCI runtime, by name.
+    Runtime(&'static str),
+}
+
+/// Where a behaviour is tried, and by whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub ground: Ground,
+    pub by: By,
+}
+
 /// Where a behaviour is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setting {
+pub enum Ground {
     /// As root, overlay.
     Root,
     /// As root, copied trees.
@@ -29,11 +45,11 @@ pub enum Setting {
 
 const USER: &str = "1000";
 
-impl Setting {
-    pub const ALL: [Self; 7] =
+impl Ground {
+    const ALL: [Self; 7] =
         [Self::Root, Self::RootCopied, Self::ManyIds, Self::OneId, Self::OneIdCopied, Self::InPlace, Self::Translated];
 
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Root => "root",
             Self::RootCopied => "root_copied",
@@ -44,26 +60,69 @@ impl Setting {
             Self::Translated => "root_translated",
         }
     }
+}
+
+/// Runtimes that the suite is for, and where they have to make containers. Copied trees differ by the root only, which is
+/// not theirs; in place there is nothing that a runtime could do.
+const RUNTIMES: [&str; 2] = ["crun", "runc"];
+const GROUNDS_OF_RUNTIMES: [Ground; 3] = [Ground::Root, Ground::ManyIds, Ground::OneId];
+
+impl Setting {
+    /// All of them.
+    pub fn all() -> Vec<Self> {
+        let ours = Ground::ALL.map(|ground| Self { ground, by: By::Us });
+        let theirs =
+            RUNTIMES.iter().flat_map(|name| GROUNDS_OF_RUNTIMES.map(|ground| Self { ground, by: By::Runtime(name) }));
+        ours.into_iter().chain(theirs).collect()
+    }
+
+    pub fn name(self) -> String {
+        match self.by {
+            By::Us => self.ground.name().to_owned(),
+            By::Runtime(name) => format!("{}_{name}", self.ground.name()),
+        }
+    }
+
+    pub fn is_runtime(self) -> bool {
+        self.by != By::Us
+    }
+
+    pub fn is_in_place(self) -> bool {
+        self.ground == Ground::InPlace
+    }
 
     pub fn is_copied(self) -> bool {
-        matches!(self, Self::RootCopied | Self::OneIdCopied) || self.is_contained()
+        matches!(self.ground, Ground::RootCopied | Ground::OneIdCopied) || self.is_contained()
     }
 
     pub fn is_root(self) -> bool {
-        matches!(self, Self::Root | Self::RootCopied) || self.is_contained()
+        matches!(self.ground, Ground::Root | Ground::RootCopied) || self.is_contained()
     }
 
     /// Tried in a container of its own, which only root can make.
     pub fn is_contained(self) -> bool {
-        matches!(self, Self::InPlace | Self::Translated)
+        self.is_in_place() || self.is_translated()
+    }
+
+    pub fn is_translated(self) -> bool {
+        self.ground == Ground::Translated
     }
 
     pub fn has_one_id(self) -> bool {
-        matches!(self, Self::OneId | Self::OneIdCopied | Self::Translated)
+        matches!(self.ground, Ground::OneId | Ground::OneIdCopied | Ground::Translated)
+    }
+
+    /// The runtime's program, if there is to be one; an error where it is not installed.
+    fn runtime(self) -> Result<Option<PathBuf>, String> {
+        let By::Runtime(name) = self.by else { return Ok(None) };
+        let places = ["/usr/local/bin", "/usr/bin", "/usr/local/sbin", "/usr/sbin"];
+        let found = places.iter().map(|place| Path::new(place).join(name)).find(|path| path.exists());
+        found.map(Some).ok_or_else(|| format!("needs {name}, see tests/setup.sh"))
     }
 
     /// This binary in the setting, or why that is not to be had.
     pub fn command(self) -> Result<Command, String> {
+        self.runtime()?;
         let root = rustix::process::geteuid().is_root();
         if self.is_root() {
             return if root { Ok(crate::itself()) } else { Err("needs root".to_owned()) };
@@ -91,7 +150,7 @@ impl Setting {
 
 /// Runs one test inside a sandbox, which is a container without any right to make namespaces.
 pub fn contained(name: &str, setting: Setting) -> i32 {
-    let mut bench = Bench::new(Setting::Root);
+    let mut bench = Bench::new(Setting { ground: Ground::Root, by: By::Us });
     let lower = bench.scratch("container");
     for name in ["bin", "lib", "lib64", "sbin"] {
         fs_err::os::unix::fs::symlink(format!("usr/{name}"), lower.join(name)).expect("link");
@@ -104,7 +163,7 @@ pub fn contained(name: &str, setting: Setting) -> i32 {
     bench.lowers = vec![lower];
     let mut process = process(&["/sandbox", "--inside", name]);
     process.env.extend([("RUST_BACKTRACE".into(), "0".into()), ("TMPDIR".into(), "/tmp".into())]);
-    if setting == Setting::Translated {
+    if setting.is_translated() {
         (process.uid, process.gid) = (1000, 1000);
     }
     let kind = MountKind::Bind { source: "/usr".into(), readonly: true };
@@ -161,8 +220,9 @@ impl Ran {
 
 impl Bench {
     pub fn new(setting: Setting) -> Self {
-        let session =
-            enter(&EnterOptions { need_sandbox: true, need_userns: true, ..EnterOptions::default() }).expect("enters");
+        let runtime = setting.runtime().expect("it is installed");
+        let options = EnterOptions { need_sandbox: true, need_userns: true, runtime, ..EnterOptions::default() };
+        let session = enter(&options).expect("enters");
         // The container of a CI may forbid everything; then the binary's own tests tell.
         let directory = tempfile::Builder::new().prefix("rbuild-sandbox-").tempdir().expect("temp dir").keep();
         let lower = directory.join("lower");

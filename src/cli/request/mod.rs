@@ -17,6 +17,7 @@ mod proxy;
 mod prune;
 mod registries;
 mod run;
+mod runtime;
 mod secret;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ pub use prune::PruneRequest;
 pub use registries::RegistryRequest;
 pub(super) use registries::host as registry_host;
 pub use run::{RunRequest, Volume};
+pub(super) use runtime::found as oci_runtime;
 pub use secret::{SecretValue, SshSource};
 
 use super::args::Globals;
@@ -132,6 +134,8 @@ pub struct BuildRequest {
     pub progress: ProgressRequest,
     /// What a step may use.
     pub limits: Limits,
+    /// The OCI runtime that makes their containers; `None`: we do.
+    pub oci_runtime: Option<PathBuf>,
     /// How many RUNs at once.
     pub jobs: Option<NonZeroUsize>,
     /// Say why steps were run.
@@ -228,6 +232,7 @@ impl BuildRequest {
             metadata_file: args.metadata_file.as_ref().map(|path| env.path(path)),
             progress,
             limits: limits::limits(&args.limits)?,
+            oci_runtime: runtime::named(args.limits.oci_runtime.as_deref(), env)?,
             jobs: args.jobs,
             explain: args.explain,
             notes,
@@ -319,7 +324,7 @@ fn refuse_unsupported(args: &BuildArgs) -> Result<(), RequestError> {
 }
 
 /// `NAME=VALUE`, or `NAME` with its value from the environment (left out if it is not set there).
-fn pairs_with_env(texts: &[String], env: &Env) -> Result<BTreeMap<String, String>, RequestError> {
+pub(in crate::cli) fn pairs_with_env(texts: &[String], env: &Env) -> Result<BTreeMap<String, String>, RequestError> {
     let mut pairs = BTreeMap::new();
     for text in texts {
         let (name, value) = fields::pair(text).map_err(RequestError::Usage)?;

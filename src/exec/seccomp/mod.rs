@@ -6,8 +6,10 @@
 
 #![expect(unsafe_code, reason = "seccomp(2) takes a raw pointer to the program")]
 
+mod profile;
 mod table;
 
+pub(crate) use profile::profile;
 use table::{CALLS, Column, NONE};
 
 /// What happens to a call.

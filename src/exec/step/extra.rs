@@ -28,6 +28,25 @@ pub(super) struct Setting<'a> {
     pub(super) socket: &'a OwnedFd,
 }
 
+/// What is to appear at a mount's target.
+#[derive(Debug)]
+pub(super) enum Appearance {
+    /// A tree or a file that is here already.
+    Tree {
+        /// Its root.
+        source: OwnedFd,
+        /// Of its mounts.
+        attributes: MountAttrFlags,
+    },
+    /// A new tmpfs.
+    Tmpfs {
+        /// `mode`, and perhaps `size`.
+        options: Vec<(&'static str, String)>,
+        /// Of its mount.
+        attributes: MountAttrFlags,
+    },
+}
+
 /// Mounts one.
 pub(super) fn mount(
     root: &mut Rooted,
@@ -36,22 +55,38 @@ pub(super) fn mount(
     mount: &Mount,
     setting: Setting<'_>,
 ) -> Result<(), Fault> {
-    let Setting { ground, attributes: usual, socket } = setting;
     let Mount { target, kind } = mount;
     let place = Place { target, what: name(kind) };
-    match kind {
+    match appearance(root, staging, number, mount, setting)? {
+        Appearance::Tree { source, attributes } => show(root, place, &source, attributes),
+        Appearance::Tmpfs { options, attributes } => {
+            let options: Vec<_> = options.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let place = place.find(root, Missing::MountDirectory)?;
+            fresh("tmpfs", &options, attributes, &place).during(format!("mount tmpfs on {target}"))
+        }
+    }
+}
+
+/// Makes or opens what one mount shows.
+pub(super) fn appearance(
+    root: &mut Rooted,
+    staging: &mut Staging,
+    number: u32,
+    mount: &Mount,
+    setting: Setting<'_>,
+) -> Result<Appearance, Fault> {
+    let Setting { ground, attributes: usual, socket } = setting;
+    let tree = |source, attributes| Ok(Appearance::Tree { source, attributes });
+    match &mount.kind {
         MountKind::Bind { source, readonly } => {
-            let source = open_host(source)?;
-            let attributes = if *readonly { usual | READ_ONLY } else { usual };
-            show(root, place, &source, attributes)
+            tree(open_host(source)?, if *readonly { usual | READ_ONLY } else { usual })
         }
         MountKind::Stack { lowers, subpath, scratch } => {
             let merged = stack(staging, lowers, scratch.as_deref(), ground)?;
             let source = Rooted::new(merged)
                 .open(subpath, Missing::Fail)
                 .during(format!("open {subpath} in the mount's source"))?;
-            let attributes = if scratch.is_some() { usual } else { usual | READ_ONLY };
-            show(root, place, &source, attributes)
+            tree(source, if scratch.is_some() { usual } else { usual | READ_ONLY })
         }
         MountKind::Discard { source, scratch } => {
             let opened = open_host(source)?;
@@ -60,34 +95,31 @@ pub(super) fn mount(
             } else {
                 copy_file(&opened, scratch)?
             };
-            show(root, place, &source, usual)
+            tree(source, usual)
         }
         MountKind::Tmpfs { size, mode, readonly } => {
             let covered = root
-                .open(target, Missing::Fail)
+                .open(&mount.target, Missing::Fail)
                 .ok()
                 .and_then(|fd| fstat(&fd).ok())
                 .map(|found| found.st_mode & 0o7777);
-            let mode = format!("{:o}", mode.or(covered).unwrap_or(0o1777));
-            let size = size.map(|size| size.to_string());
-            let mut options = vec![("mode", mode.as_str())];
-            options.extend(size.as_deref().map(|size| ("size", size)));
-            let place = place.find(root, Missing::MountDirectory)?;
+            let mut options = vec![("mode", format!("{:o}", mode.or(covered).unwrap_or(0o1777)))];
+            options.extend(size.map(|size| ("size", size.to_string())));
             let attributes = usual | MountAttrFlags::MOUNT_ATTR_NOSUID;
             let attributes = if *readonly { attributes | READ_ONLY } else { attributes };
-            fresh("tmpfs", &options, attributes, &place).during(format!("mount tmpfs on {target}"))
+            Ok(Appearance::Tmpfs { options, attributes })
         }
         MountKind::File { content, executable, mode, uid, gid } => {
             let file = staging.file(content, *mode, *uid, *gid)?;
             let attributes = if *executable { usual | MountAttrFlags::MOUNT_ATTR_NOSUID } else { INERT };
-            show(root, place, &file, attributes | READ_ONLY)
+            tree(file, attributes | READ_ONLY)
         }
         MountKind::Socket { mode, uid, gid, .. } => {
             // A socket of our own that rbuild connects to the host's: the host's may be open to its owner only, and agents
             // ask the kernel who it is that connects.
             let (listener, made) = staging.socket(*mode, *uid, *gid)?;
             tell(socket, &Report::Listener { mount: number }, &[listener.as_fd()]).during("hand over a socket")?;
-            show(root, place, &made, usual)
+            tree(made, usual)
         }
     }
 }
@@ -101,16 +133,26 @@ pub(crate) const APT_TEXT: &[u8] = b"APT::Sandbox::User \"root\";\n";
 
 /// Makes apt keep root's identity when it fetches: in a namespace with one id it cannot take another, and checks.
 pub(super) fn tame_apt(root: &mut Rooted, staging: &mut Staging) -> Result<(), Fault> {
-    if root.open(APT_WHERE, Missing::Fail).is_err() {
-        return Ok(());
-    }
-    let file = staging.file(APT_TEXT, 0o644, 0, 0)?;
-    let target = format!("{APT_WHERE}/{APT_FILE}");
+    let Some((target, file)) = apt_settings(root, staging)? else { return Ok(()) };
     show(root, Place { target: &target, what: "file" }, &file, READ_ONLY)
 }
 
+/// The file that does so and its place, if there is an apt.
+pub(super) fn apt_settings(root: &mut Rooted, staging: &mut Staging) -> Result<Option<(String, OwnedFd)>, Fault> {
+    if root.open(APT_WHERE, Missing::Fail).is_err() {
+        return Ok(None);
+    }
+    let file = staging.file(APT_TEXT, 0o644, 0, 0)?;
+    Ok(Some((format!("{APT_WHERE}/{APT_FILE}"), file)))
+}
+
+/// That something cannot be mounted, in the words of runc.
+pub(super) fn refused(what: &str, target: &str, error: &io::Error) -> Fault {
+    Fault::Refused(format!("error mounting {what:?} to rootfs at {target:?}: {}", plain(error)))
+}
+
 /// What a mount is called in messages.
-fn name(kind: &MountKind) -> &'static str {
+pub(super) fn name(kind: &MountKind) -> &'static str {
     match kind {
         MountKind::Bind { .. } | MountKind::Stack { .. } | MountKind::Discard { .. } => "bind",
         MountKind::Tmpfs { .. } => "tmpfs",
@@ -133,7 +175,7 @@ impl Place<'_> {
     }
 
     fn refused(self, error: &io::Error) -> Fault {
-        Fault::Refused(format!("error mounting {:?} to rootfs at {:?}: {}", self.what, self.target, plain(error)))
+        refused(self.what, self.target, error)
     }
 }
 
@@ -146,7 +188,7 @@ fn show(root: &mut Rooted, place: Place<'_>, source: &OwnedFd, attributes: Mount
     bind(source, &target, attributes, Depth::WithMountsBelow).during(format!("mount {}", place.target))
 }
 
-fn is_directory(fd: &OwnedFd) -> Result<bool, Fault> {
+pub(super) fn is_directory(fd: &OwnedFd) -> Result<bool, Fault> {
     Ok(FileType::from_raw_mode(fstat(fd).during("stat a mount's source")?.st_mode) == FileType::Directory)
 }
 

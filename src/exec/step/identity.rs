@@ -12,23 +12,38 @@ use crate::exec::{Process, kernel};
 
 /// Docker's default set: chown, dac_override, fowner, fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw,
 /// sys_chroot, mknod, audit_write, setfcap.
-const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
+pub(super) const DEFAULT_CAPABILITIES: u64 = 0xa804_25fb;
 
 /// Sets resource limits, and that the kernel prefers nobody when memory runs out.
 pub(super) fn limits(process: &Process) -> Result<(), Fault> {
     for (name, soft, hard) in &process.ulimits {
-        let Some(resource) = resource(name) else {
-            return Err(Fault::Setup(format!("ulimit {name}: unknown resource")));
-        };
+        let resource = resource(name).ok_or_else(|| unknown(name))?;
         let value = |number: i64| u64::try_from(number).ok();
         let limit = Rlimit { current: value(*soft), maximum: value(*hard) };
         setrlimit(resource, limit).during(format!("ulimit {name}={soft}:{hard}"))?;
     }
+    usual_oom_score();
+    Ok(())
+}
+
+/// Undoes what rbuild may have been given against being killed when memory runs out.
+pub(super) fn usual_oom_score() {
     if std::fs::read_to_string("/proc/self/oom_score_adj").is_ok_and(|score| score.trim() != "0") {
         // Less than our own needs CAP_SYS_RESOURCE on the host; without it, ours stays.
         let _refused = std::fs::write("/proc/self/oom_score_adj", "0");
     }
-    Ok(())
+}
+
+/// Refuses limits that there are none of.
+pub(super) fn known_limits(process: &Process) -> Result<(), Fault> {
+    match process.ulimits.iter().find(|(name, ..)| resource(name).is_none()) {
+        Some((name, ..)) => Err(unknown(name)),
+        None => Ok(()),
+    }
+}
+
+fn unknown(name: &str) -> Fault {
+    Fault::Setup(format!("ulimit {name}: unknown resource"))
 }
 
 fn resource(name: &str) -> Option<Resource> {

@@ -4,6 +4,9 @@
 //! what goes wrong is reported over a socket. Order matters and is all in [`prepare`]: what needs the host's files comes
 //! before the pivot, what needs privilege before the change of user.
 
+mod bundle;
+mod config;
+mod contained;
 mod extra;
 mod identity;
 pub(crate) mod mounts;
@@ -46,6 +49,17 @@ pub(crate) struct Spec {
     pub(crate) groups: Vec<std::path::PathBuf>,
     /// What it sees besides its root, where paths are translated.
     pub(crate) shown: Vec<Shown>,
+    /// What makes the container; `None`: we do.
+    pub(crate) runtime: Option<Runtime>,
+}
+
+/// A program that runs containers as the OCI specifies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Runtime {
+    /// Its path.
+    pub(crate) program: std::path::PathBuf,
+    /// Its own options, before those that all runtimes have.
+    pub(crate) options: Vec<String>,
 }
 
 /// What is known of the machine before any step ran.
@@ -82,7 +96,8 @@ pub(crate) enum Report {
     Ended { code: i32, signal: i32 },
 }
 
-wire_struct!(Spec { root, process, ground, terminal, groups, shown });
+wire_struct!(Spec { root, process, ground, terminal, groups, shown, runtime });
+wire_struct!(Runtime { program, options });
 wire_struct!(Ground { user_namespace, one_id, namespaces, mounts, translated });
 wire_enum!(Report {
     0 => Ready { stubs },
@@ -136,14 +151,21 @@ pub(crate) struct Handles {
 /// Becomes the program, or reports why not and ends.
 pub(crate) fn start(spec: Result<Spec, Fault>, handles: &Handles) -> ! {
     let attempt = std::panic::catch_unwind(|| spec.and_then(|spec| run(&spec, handles)));
-    let report = match attempt {
-        Ok(Err(Fault::Setup(text))) => Report::Setup { text },
-        Ok(Err(Fault::Refused(text))) => Report::Refused { text },
-        Ok(Err(Fault::NotExecutable(text))) => Report::NotExecutable { text },
+    match attempt {
+        Ok(Err(fault)) => tell_fault(&handles.socket, fault),
         Ok(Ok(never)) => match never {},
-        Err(_) => Report::Setup { text: "the sandbox's own process panicked".to_owned() },
+        Err(_) => tell_fault(&handles.socket, Fault::Setup("the sandbox's own process panicked".to_owned())),
+    }
+}
+
+/// Tells rbuild and ends.
+fn tell_fault(socket: &OwnedFd, fault: Fault) -> ! {
+    let report = match fault {
+        Fault::Setup(text) => Report::Setup { text },
+        Fault::Refused(text) => Report::Refused { text },
+        Fault::NotExecutable(text) => Report::NotExecutable { text },
     };
-    let _gone = tell(&handles.socket, &report, &[]);
+    let _gone = tell(socket, &report, &[]);
     kernel::leave(1)
 }
 
@@ -163,11 +185,13 @@ pub(crate) fn read_spec(spec: &OwnedFd) -> Result<Spec, Fault> {
 }
 
 fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault> {
-    let Spec { root, process, ground, terminal, groups, .. } = spec;
+    let Spec { root, process, ground, terminal, groups, runtime, .. } = spec;
     join(groups, *ground)?;
-    let (nothing, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during("make a pipe")?;
-    drop(writer);
     rustix::process::umask(Mode::empty());
+    if let Some(runtime) = runtime {
+        return contained::run(spec, runtime, handles);
+    }
+    let nothing = nothing()?;
     let cwd = if ground.mounts {
         prepare(root, process, *ground, &handles.socket)?
     } else {
@@ -176,24 +200,7 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
     rustix::process::fchdir(&cwd).during(format!("chdir to cwd ({:?})", process.cwd))?;
     drop(cwd);
     let terminal = if *terminal && ground.mounts { Some(open_terminal(process, &handles.socket)?) } else { None };
-    let streams = match process.stdio {
-        Stdio::Captured => {
-            for stream in handles.streams.iter().chain([&nothing]) {
-                // Its owner may open /dev/stdout again, so the pipe must be the user's.
-                let _refused = fchown(stream, Some(Uid::from_raw(process.uid)), Some(Gid::from_raw(process.gid)));
-            }
-            [Some(&nothing), handles.streams.first(), handles.streams.get(1)]
-        }
-        Stdio::Inherited if terminal.is_some() => [terminal.as_ref(); 3],
-        Stdio::Inherited => [handles.streams.first(), handles.streams.get(1), handles.streams.get(2)],
-    };
-    for (number, stream) in (0..).zip(streams) {
-        kernel::become_stream(stream.unwrap_or(&nothing).as_fd(), number).during("set up the standard streams")?;
-    }
-    if process.stdio == Stdio::Inherited && rustix::termios::isatty(rustix::stdio::stdin()) {
-        // For job control and ^C; a terminal that is another session's stays with it.
-        let _another_session = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
-    }
+    streams(process, handles, terminal.as_ref(), &nothing)?;
     identity::limits(process)?;
     let policy = Policy { confined: !process.insecure, pretend_ownership: ground.one_id };
     identity::assume(process, *ground, policy)?;
@@ -204,6 +211,35 @@ fn run(spec: &Spec, handles: &Handles) -> Result<std::convert::Infallible, Fault
         translate::install().during("have paths translated")?;
     }
     program::execute(process)
+}
+
+/// What a step without input reads.
+fn nothing() -> Result<OwnedFd, Fault> {
+    let (nothing, _closed) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).during("make a pipe")?;
+    Ok(nothing)
+}
+
+/// Gives this process the standard streams of the step.
+fn streams(process: &Process, handles: &Handles, terminal: Option<&OwnedFd>, nothing: &OwnedFd) -> Result<(), Fault> {
+    let streams = match process.stdio {
+        Stdio::Captured => {
+            for stream in handles.streams.iter().chain([nothing]) {
+                // Its owner may open /dev/stdout again, so the pipe must be the user's.
+                let _refused = fchown(stream, Some(Uid::from_raw(process.uid)), Some(Gid::from_raw(process.gid)));
+            }
+            [Some(nothing), handles.streams.first(), handles.streams.get(1)]
+        }
+        Stdio::Inherited if terminal.is_some() => [terminal; 3],
+        Stdio::Inherited => [handles.streams.first(), handles.streams.get(1), handles.streams.get(2)],
+    };
+    for (number, stream) in (0..).zip(streams) {
+        kernel::become_stream(stream.unwrap_or(nothing).as_fd(), number).during("set up the standard streams")?;
+    }
+    if process.stdio == Stdio::Inherited && rustix::termios::isatty(rustix::stdio::stdin()) {
+        // For job control and ^C; a terminal that is another session's stays with it.
+        let _another_session = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());
+    }
+    Ok(())
 }
 
 /// Makes a terminal of the step's own /dev/pts the one that controls this session; gives its near end.
@@ -253,8 +289,8 @@ fn settle(process: &Process, ground: Ground) -> Result<(), Fault> {
 fn prepare(root: &Root, process: &Process, ground: Ground, socket: &OwnedFd) -> Result<OwnedFd, Fault> {
     settle(process, ground)?;
     let nodes = if process.insecure { MountAttrFlags::empty() } else { mounts::NO_DEVICES };
-    let (root, mut staging) = mount_root(root, ground, nodes)?;
-    let mut root = Rooted::new(root);
+    let (target, mut staging) = mount_root(root, ground, nodes)?;
+    let mut root = Rooted::new(target.enter().during("open the root")?);
     standard::mount_all(&mut root, &mut staging, process, ground)?;
     for (number, mount) in (0..).zip(&process.mounts) {
         extra::mount(&mut root, &mut staging, number, mount, extra::Setting { ground, attributes: nodes, socket })?;
@@ -308,7 +344,7 @@ fn report_ready(root: &mut Rooted, socket: &OwnedFd) -> Result<(), Fault> {
 }
 
 /// Mounts the root on a private place: over its own directory, in this mount namespace only.
-fn mount_root(root: &Root, ground: Ground, attributes: MountAttrFlags) -> Result<(OwnedFd, Staging), Fault> {
+fn mount_root(root: &Root, ground: Ground, attributes: MountAttrFlags) -> Result<(Target, Staging), Fault> {
     match root {
         Root::Overlay { lowers, upper, work } => {
             // The directories are opened before they are covered.
@@ -318,16 +354,16 @@ fn mount_root(root: &Root, ground: Ground, attributes: MountAttrFlags) -> Result
             let _absent = std::fs::remove_dir_all(work.join("work/incompat"));
             let changes = mounts::Changes { upper, work };
             let opened = mounts::OverlayParts::open(lowers, Some(changes)).during("open the layers")?;
-            let mut staging = Staging::mount(&below)?;
+            let mut staging = Staging::mount(&below, upper)?;
             let target = staging.directory()?;
             opened.mount(ground.user_namespace, attributes, &target).during("mount overlay")?;
-            Ok((target.enter().during("open the root")?, staging))
+            Ok((target, staging))
         }
         Root::Directory(path) => {
             let below = Target::at(path).during(format!("open {}", path.display()))?;
             // Cloned before it is covered: a recursive clone would take the cover along.
             let clone = mounts::clone_tree(&below.fd).during(format!("bind {}", path.display()))?;
-            let mut staging = Staging::mount(&below)?;
+            let mut staging = Staging::mount(&below, path)?;
             let target = staging.directory()?;
             match clone {
                 Some(clone) if attributes.is_empty() => mounts::attach(&clone, &target),
@@ -337,7 +373,7 @@ fn mount_root(root: &Root, ground: Ground, attributes: MountAttrFlags) -> Result
                 None => mounts::bind(&below.fd, &target, attributes, mounts::Depth::Single),
             }
             .during(format!("bind {}", path.display()))?;
-            Ok((target.enter().during("open the root")?, staging))
+            Ok((target, staging))
         }
     }
 }

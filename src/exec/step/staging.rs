@@ -2,27 +2,29 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, makedev, mkdirat, mknodat, openat};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, makedev, mkdirat, mknodat, openat};
 use rustix::mount::MountAttrFlags;
 
-use super::mounts::{self, Target, enter};
+use super::mounts::{self, Depth, Target, enter};
 use super::{During, Fault};
 
 /// The file system and how many entries were made in it.
 #[derive(Debug)]
 pub(super) struct Staging {
+    path: PathBuf,
     directory: OwnedFd,
     entries: u32,
     empty: Option<OwnedFd>,
 }
 
 impl Staging {
-    /// Mounts one over `target`, whatever that is.
-    pub(super) fn mount(target: &Target) -> Result<Self, Fault> {
+    /// Mounts one over `target`, whatever is at that `path`.
+    pub(super) fn mount(target: &Target, path: &Path) -> Result<Self, Fault> {
         // Scripts that are bound from here are executed there, and devices are opened.
         mounts::fresh("tmpfs", &[("mode", "0755")], MountAttrFlags::MOUNT_ATTR_NOSUID, target).during("mount tmpfs")?;
-        Ok(Self { directory: target.enter().during("open tmpfs")?, entries: 0, empty: None })
+        Ok(Self { path: path.to_owned(), directory: target.enter().during("open tmpfs")?, entries: 0, empty: None })
     }
 
     /// A new empty directory.
@@ -31,6 +33,30 @@ impl Staging {
         mkdirat(&self.directory, &name, Mode::from_raw_mode(0o755)).during("mkdir on tmpfs")?;
         let parent = self.directory.as_fd().try_clone_to_owned().during("dup")?;
         Target::new(parent, &name).during("open directory on tmpfs")
+    }
+
+    /// Where an entry is, for programs that take paths.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Shows a tree or a file here too; gives its path.
+    pub(super) fn show(
+        &mut self,
+        source: &OwnedFd,
+        attributes: MountAttrFlags,
+        depth: Depth,
+    ) -> Result<PathBuf, Fault> {
+        let kind = FileType::from_raw_mode(fstat(source).during("stat a mount's source")?.st_mode);
+        let target = if kind == FileType::Directory {
+            self.directory()?
+        } else {
+            self.file(b"", 0o600, 0, 0)?;
+            Target::new(self.directory.try_clone().during("dup")?, &self.entries.to_string())
+                .during("open file on tmpfs")?
+        };
+        mounts::bind(source, &target, attributes, depth).during("bind on tmpfs")?;
+        Ok(self.path(&target.name))
     }
 
     /// A new file.
@@ -52,8 +78,8 @@ impl Staging {
         enter(&self.directory, &name)
     }
 
-    /// A new socket that listens, and its place.
-    pub(super) fn socket(&mut self, mode: u32, uid: u32, gid: u32) -> Result<(OwnedFd, OwnedFd), Fault> {
+    /// A new socket that listens, and its name.
+    pub(super) fn listener(&mut self) -> Result<(OwnedFd, String), Fault> {
         use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
         let name = self.name();
         let socket =
@@ -61,6 +87,12 @@ impl Staging {
         let path = format!("{}/{name}", mounts::fd_path(&self.directory));
         bind(&socket, &SocketAddrUnix::new(&*path).during("socket address")?).during("bind socket")?;
         listen(&socket, 128).during("listen")?;
+        Ok((socket, name))
+    }
+
+    /// A new socket that listens, and its place, for the step.
+    pub(super) fn socket(&mut self, mode: u32, uid: u32, gid: u32) -> Result<(OwnedFd, OwnedFd), Fault> {
+        let (socket, name) = self.listener()?;
         let place = enter(&self.directory, &name).during("open socket")?;
         let (owner, group) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         let flags = rustix::fs::AtFlags::empty();

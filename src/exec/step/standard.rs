@@ -13,7 +13,7 @@ use super::{During, Fault, Ground, names};
 use crate::exec::Process;
 
 /// Hidden: they tell about the host or let one change it.
-const MASKED: [&str; 11] = [
+pub(super) const MASKED: [&str; 11] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/kcore",
@@ -28,7 +28,8 @@ const MASKED: [&str; 11] = [
 ];
 
 /// Visible but not writable.
-const READ_ONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(super) const READ_ONLY_PATHS: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Name, major and minor number.
 pub(crate) const DEVICES: [(&str, u32, u32); 6] =
@@ -60,10 +61,10 @@ const MORE_DEVICES: [(&str, u32, u32); 6] = [
 const LOOP_DEVICES: u32 = 8;
 
 /// Docker's size of /dev/shm.
-const DEFAULT_SHM: u64 = 64 << 20;
+pub(super) const DEFAULT_SHM: u64 = 64 << 20;
 
 /// Group `tty`, as every distribution numbers it.
-const TTY_GROUP: &str = "5";
+pub(super) const TTY_GROUP: &str = "5";
 
 /// Mounts all of it.
 pub(super) fn mount_all(
@@ -116,13 +117,17 @@ fn mount_sys(root: &mut Rooted, staging: &mut Staging, process: &Process, ground
     })
     .during("mount /sys")?;
     let Ok(cgroup) = root.target("/sys/fs/cgroup", Missing::Fail) else { return Ok(()) };
-    let unified = statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type as u64 == CGROUP2_MAGIC);
-    let shown = unified && fresh("cgroup2", &[], attributes, &cgroup).is_ok();
+    let shown = is_unified() && fresh("cgroup2", &[], attributes, &cgroup).is_ok();
     if bound && !shown {
         // The host's would tell what else runs there.
         bind(staging.empty()?, &cgroup, INERT | READ_ONLY, Depth::Single).during("hide /sys/fs/cgroup")?;
     }
     Ok(())
+}
+
+/// Whether the machine has one hierarchy of control groups.
+pub(super) fn is_unified() -> bool {
+    statfs("/sys/fs/cgroup").is_ok_and(|found| found.f_type as u64 == CGROUP2_MAGIC)
 }
 
 /// What statfs(2) calls the unified hierarchy.
@@ -140,20 +145,11 @@ fn mount_dev(root: &mut Rooted, staging: &mut Staging, process: &Process, ground
     )
     .during("mount /dev")?;
     let dev = target.enter().during("open /dev")?;
-    for (name, major, minor) in DEVICES {
-        let usual = Device { name, kind: FileType::CharacterDevice, mode: 0o666, number: (major, minor) };
-        device(&dev, staging, usual, ground)?;
-    }
     if process.insecure && !ground.user_namespace {
         mkdirat(&dev, "net", Mode::from_raw_mode(0o755)).during("make /dev/net")?;
-        for (name, major, minor) in MORE_DEVICES {
-            let (kind, number) = (FileType::CharacterDevice, (major, minor));
-            device(&dev, staging, Device { name, kind, mode: 0o666, number }, ground)?;
-        }
-        for number in 0..LOOP_DEVICES {
-            let (name, kind) = (format!("loop{number}"), FileType::BlockDevice);
-            device(&dev, staging, Device { name: &name, kind, mode: 0o666, number: (7, number) }, ground)?;
-        }
+    }
+    for device in devices(process, ground) {
+        show_device(&dev, staging, &device, ground)?;
     }
     let kernel_memory = ("core", KERNEL_MEMORY);
     let shown = rustix::fs::access(KERNEL_MEMORY, rustix::fs::Access::EXISTS).is_ok();
@@ -182,14 +178,32 @@ fn below(dev: &OwnedFd, name: &str, mount: impl FnOnce(&Target) -> io::Result<()
     make().during(format!("mount /dev/{name}"))
 }
 
-/// Shows a device: a new one, made where the step cannot make any, or the host's where we may not make any either.
-fn device(dev: &OwnedFd, staging: &mut Staging, device: Device<'_>, ground: Ground) -> Result<(), Fault> {
-    let name = device.name;
-    let made = if ground.user_namespace { None } else { staging.device(device.kind, device.mode, device.number).ok() };
+/// The devices of a step.
+pub(super) fn devices(process: &Process, ground: Ground) -> Vec<Device> {
+    let device = |name: &str, kind, number| Device { name: name.to_owned(), kind, number };
+    let usual = DEVICES.iter();
+    let more = if process.insecure && !ground.user_namespace { MORE_DEVICES.as_slice() } else { &[] };
+    let characters = usual.chain(more);
+    let mut devices: Vec<Device> =
+        characters.map(|(name, major, minor)| device(name, FileType::CharacterDevice, (*major, *minor))).collect();
+    if !more.is_empty() {
+        devices.extend(
+            (0..LOOP_DEVICES).map(|number| device(&format!("loop{number}"), FileType::BlockDevice, (7, number))),
+        );
+    }
+    devices
+}
+
+/// A new one, made where the step cannot make any, or the host's where we may not make any either.
+pub(super) fn node(staging: &mut Staging, device: &Device, ground: Ground) -> Option<OwnedFd> {
+    let made = if ground.user_namespace { None } else { staging.device(device.kind, 0o666, device.number).ok() };
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let Some(node) = made.or_else(|| openat(CWD, format!("/dev/{name}"), flags, Mode::empty()).ok()) else {
-        return Ok(());
-    };
+    made.or_else(|| openat(CWD, format!("/dev/{}", device.name), flags, Mode::empty()).ok())
+}
+
+fn show_device(dev: &OwnedFd, staging: &mut Staging, device: &Device, ground: Ground) -> Result<(), Fault> {
+    let Some(node) = node(staging, device, ground) else { return Ok(()) };
+    let name = device.name.as_str();
     let show = || -> io::Result<()> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         openat(dev, name, flags, Mode::from_raw_mode(0o666))?;
@@ -199,11 +213,11 @@ fn device(dev: &OwnedFd, staging: &mut Staging, device: Device<'_>, ground: Grou
 }
 
 /// A device to be shown.
-#[derive(Clone, Copy, Debug)]
-struct Device<'a> {
-    name: &'a str,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    /// Below /dev.
+    pub(super) name: String,
     kind: FileType,
-    mode: u32,
     /// Major and minor.
     number: (u32, u32),
 }

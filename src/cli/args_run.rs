@@ -15,13 +15,17 @@ pub struct ShellArgs {
     ///   app:1.0       an image
     ///   last:12       the last build, line 12
     ///   .:12          the last build of this directory, line 12
-    /// Build arguments, secrets and mounts of the step are not kept; --on-error=shell has them.
+    /// A RUN's mounts are there too, but for secrets, ssh agents and files of a context, which only --on-error=shell has.
     #[arg(value_name = "IMAGE|BUILD[:LINE]", verbatim_doc_comment)]
     pub target: String,
 
     /// Dockerfile of the build, if CONTEXT was built with several
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,
+
+    /// Value of an ARG that the build was given: those are not kept
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub build_arg: Vec<String>,
 }
 
 /// `rbuild run`

@@ -36,6 +36,7 @@ pub mod request;
 mod run;
 mod screen;
 mod shell;
+mod shell_mounts;
 mod store;
 mod table;
 mod terminal;

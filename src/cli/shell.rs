@@ -2,17 +2,18 @@
 //!
 //! On a terminal the shell has one of its own; otherwise it reads its commands from stdin, as shells do.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use super::args_build::{BuildArgs, SourceArgs};
 use super::args_run::{RunArgs, ShellArgs};
 use super::env::Env;
-use super::request::{BuildRequest, StoreRequest};
+use super::request::{BuildRequest, StoreRequest, pairs_with_env};
 use super::run::{DEFAULT_PATH, account, all_here, launch};
 use super::terminal::Terminal;
 use super::world::{Opened, enter};
-use super::{Done, Failure, build, run};
+use super::{Done, Failure, build, run, shell_mounts};
 use crate::engine::failed::FailedRun;
 use crate::exec::{ExecError, Process, Stdio};
 use crate::layers::View;
@@ -69,10 +70,11 @@ pub(super) fn shell(args: &ShellArgs, env: &Env, place: &StoreRequest) -> Done {
         let what = if project.is_some() { "of this Dockerfile and context" } else { "" };
         return Err(Failure::text(format!("no build {what} is known in the store {}", place.root.display())));
     };
-    at_step(&note, line, env, &opened)
+    let given = pairs_with_env(&args.build_arg, env)?;
+    at_step(&note, line, given, env, &opened)
 }
 
-fn at_step(note: &BuildNote, line: Option<u32>, env: &Env, opened: &Opened) -> Done {
+fn at_step(note: &BuildNote, line: Option<u32>, given: BTreeMap<String, String>, env: &Env, opened: &Opened) -> Done {
     let Some(at) = note.step(line) else { return Err(no_step(note, line)) };
     let step = &note.steps[at];
     let ids = note.layers(at);
@@ -81,16 +83,27 @@ fn at_step(note: &BuildNote, line: Option<u32>, env: &Env, opened: &Opened) -> D
             format!("the files of {} are not in the store (any more): build again, or pull its base image", step.name);
         return Err(Failure::text(text));
     }
-    let noted = note.process(at);
+    let mut noted = note.process(at);
+    if let Some(name) = given.keys().find(|name| !noted.untold.contains(name)) {
+        return Err(Failure::text(format!("{} was not given a build argument {name}", step.name)));
+    }
+    noted.untold.retain(|name| !given.contains_key(name));
+    noted.env.extend(given);
     let view = View::new(&opened.layers, &ids).map_err(|e| Failure::of(&e).named(&step.name))?;
     let account = account(&view, &noted.user)?;
     let when = if step.done { "after" } else { "before" };
     let untold = match noted.untold.as_slice() {
         [] => String::new(),
-        names => format!("; values of ARG are not kept: {}", names.join(", ")),
+        names => format!("; values of --build-arg are not kept, give them again: {}", names.join(", ")),
     };
-    say(&format!("shell {when} {} (line {}){untold}\n", step.name, step.lines.0))?;
-    let process = process(&noted, &account, env.filled("TERM"));
+    let mut mounts = shell_mounts::again(note, &noted, opened)?;
+    let missing = match mounts.missing.as_slice() {
+        [] => String::new(),
+        missing => format!("; not mounted: {}", missing.join(", ")),
+    };
+    say(&format!("shell {when} {} (line {}){untold}{missing}\n", step.name, step.lines.0))?;
+    let mut process = process(&noted, &account, env.filled("TERM"));
+    process.mounts = std::mem::take(&mut mounts.list);
     match launch(opened, &ids, &step.name, &process, true, on_terminal())? {
         Ok(exit) => Ok(ExitCode::from(u8::try_from(exit.code).unwrap_or(u8::MAX))),
         Err(ExecError::Cancelled(_)) => Ok(ExitCode::from(run::INTERRUPTED)),

@@ -31,12 +31,13 @@ mod mounts;
 pub mod record;
 mod root_tree;
 mod run;
+pub mod shown;
 pub mod slots;
 pub mod stack;
 mod step;
 mod workdir;
 
-pub use mounts::cache_mounts;
+pub use mounts::{cache_mounts, lasting_cache};
 
 pub use drive::{Finished, Memo, StepReport, drive};
 
@@ -119,6 +120,8 @@ pub struct Engine<'a> {
     pub ahead: &'a Ahead,
     /// Job slots of RUNs.
     pub slots: &'a slots::Slots,
+    /// Steps that were shown, of this platform or another.
+    pub shown: &'a shown::Shown,
     /// Layers of the store that turned out to be damaged.
     pub damaged: AtomicUsize,
     /// Layers of base images already asked for in this build, by handle.

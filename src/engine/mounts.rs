@@ -221,17 +221,22 @@ pub fn cache_mounts(plan: &Plan) -> BTreeMap<Blake3, String> {
         Op::Run(run) => Some(run),
         Op::Image(_) | Op::Copy(_) | Op::Workdir(_) => None,
     });
-    let mount = |mount: &crate::plan::graph::Mount| match &mount.kind {
+    let named = |(key, id): (Blake3, &str)| (key, id.to_owned());
+    runs.flat_map(|run| run.mounts.iter().filter_map(|mount| lasting_cache(&mount.kind)).map(named)).collect()
+}
+
+/// The directory and id of a mount's cache, if that is the same for every step that names it.
+pub fn lasting_cache(kind: &MountKind) -> Option<(Blake3, &str)> {
+    match kind {
         MountKind::Cache { id, from: None, sharing: Sharing::Shared | Sharing::Locked, mode, uid, gid, .. } => {
-            Some((cache_hasher(id, *mode, *uid, *gid).finish(), id.clone()))
+            Some((cache_hasher(id, *mode, *uid, *gid).finish(), id))
         }
         MountKind::Cache { .. }
         | MountKind::Bind { .. }
         | MountKind::Tmpfs { .. }
         | MountKind::Secret { .. }
         | MountKind::Ssh { .. } => None,
-    };
-    runs.flat_map(|run| run.mounts.iter().filter_map(mount)).collect()
+    }
 }
 
 /// One cache that a RUN mounts.

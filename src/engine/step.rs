@@ -107,6 +107,13 @@ pub(super) fn perform(
     {
         vertex.log(Stream::Stderr, format!("{text}\n").as_bytes());
     }
+    if let Ok(report) = &outcome
+        && let Some(memo) = &report.memo
+        && report.cached
+        && !engine.shown.is_first(shown_name(memo.key, step))
+    {
+        return (Some(vertex), outcome);
+    }
     vertex.finish(match &outcome {
         Ok(report) if report.cached => Outcome::Cached,
         Ok(_) => Outcome::Done,
@@ -114,6 +121,11 @@ pub(super) fn perform(
         Err(error) => Outcome::Error(error.to_string()),
     });
     (Some(vertex), outcome)
+}
+
+/// What a step counts as shown by. Named for the platform it is for, it is shown for each.
+fn shown_name(key: StepKey, step: &Step) -> String {
+    format!("{key} {}", step.name)
 }
 
 /// A step's result and where it came from.
@@ -155,6 +167,7 @@ impl Job<'_> {
             earlier::keep_listing(self.engine, digest, listing)?;
         }
         let reason = earlier::why(self, &facts, key);
+        self.engine.shown.is_first(shown_name(key, self.step));
         self.vertex.start();
         if self.engine.options.explain {
             self.vertex.log(Stream::Stderr, format!("rebuilt: {reason}\n").as_bytes());

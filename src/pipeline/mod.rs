@@ -13,7 +13,7 @@ mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use rbuild_cache::{Kind, Store};
@@ -32,6 +32,7 @@ use crate::dockerfile::Lost;
 use crate::dockerfile::ast::{Dockerfile, Lint};
 use crate::engine::explain::MissReason;
 use crate::engine::record::StepLayer;
+use crate::engine::shown::Shown;
 use crate::engine::slots::Slots;
 use crate::engine::stack::{Stack, StackLayer};
 use crate::engine::{self, Engine, Finished, Options, StepError};
@@ -165,9 +166,8 @@ pub fn build(world: &World<'_>, spec: &Spec<'_>, platforms: &[Platform]) -> Resu
     let file = reading::load(world, spec)?;
     let slots = Slots::new(spec.options.jobs);
     let ahead = Ahead::new(layers, spec.compressed.clone(), spec.threads);
-    let shown = Mutex::default();
-    let common =
-        Common { world, spec, file: &file, slots: &slots, ahead: &ahead, shown_contexts: &shown, caches: &caches };
+    let shown = Shown::default();
+    let common = Common { world, spec, file: &file, slots: &slots, ahead: &ahead, shown: &shown, caches: &caches };
     let results: Vec<Result<One, BuildError>> = match platforms {
         [] | [_] => vec![common.one(spec.plan)],
         several => std::thread::scope(|scope| {
@@ -232,7 +232,7 @@ struct Common<'a> {
     file: &'a Dockerfile,
     slots: &'a Slots,
     ahead: &'a Ahead,
-    shown_contexts: &'a Mutex<BTreeSet<String>>,
+    shown: &'a Shown,
     caches: &'a exchange::Pending,
 }
 
@@ -249,18 +249,18 @@ struct One {
 
 impl Common<'_> {
     fn one(&self, options: &PlanOptions) -> Result<One, BuildError> {
-        let Self { world, spec, file, slots, ahead, shown_contexts, caches } = *self;
+        let Self { world, spec, file, slots, ahead, shown, caches } = *self;
         let (plan, lints, images) = resolve_plan(world, spec, options, file).map_err(|error| {
             sources::beside(spec, error, || plan::wanted_for_certain(file, Lost::default(), options))
         })?;
-        show_contexts(world, &plan, shown_contexts);
+        show_contexts(world, &plan, shown);
         let faults = sources::refuse_missing(world, spec, &plan.wanted);
         if !faults.is_empty() {
             return Err(BuildError::Dockerfile(faults));
         }
         let bases = bases::Bases { world, images: &images };
         let imported = caches.imported();
-        let engine = engine(world, spec, &bases, imported.clone(), slots, ahead);
+        let engine = engine(world, spec, &bases, imported.clone(), slots, ahead, shown);
         let mut finished = drive(&engine, &plan, &imported, spec.form);
         let mut one = One {
             image: None,
@@ -268,7 +268,7 @@ impl Common<'_> {
             epoch: plan.epoch,
             steps: summaries(&plan, &finished),
             results: exchange::Results::default(),
-            note: notes::BuildNote::of(&plan, &finished, &|handle| images.get(handle)),
+            note: notes::BuildNote::of(&plan, &finished, &|handle| images.get(handle), &options.build_args),
             failure: None,
         };
         if let Some((id, vertex, error)) = finished.failure.take() {
@@ -321,6 +321,7 @@ fn engine<'a>(
     elsewhere: Arc<exchange::Imported>,
     slots: &'a Slots,
     ahead: &'a Ahead,
+    shown: &'a Shown,
 ) -> Engine<'a> {
     Engine {
         store: world.store,
@@ -339,13 +340,14 @@ fn engine<'a>(
         cancel: world.cancel,
         slots,
         ahead,
+        shown,
         damaged: std::sync::atomic::AtomicUsize::new(0),
         fetched: Mutex::default(),
     }
 }
 
 /// BuildKit sends contexts; we read them in place, and show the line its users look for.
-fn show_contexts(world: &World<'_>, plan: &Plan, shown: &Mutex<BTreeSet<String>>) {
+fn show_contexts(world: &World<'_>, plan: &Plan, shown: &Shown) {
     let mut names: Vec<&str> = plan
         .steps
         .node_weights()
@@ -358,7 +360,7 @@ fn show_contexts(world: &World<'_>, plan: &Plan, shown: &Mutex<BTreeSet<String>>
     names.sort_unstable();
     names.dedup();
     for name in names {
-        if !shown.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned()) {
+        if !shown.is_first(format!("context {name}")) {
             continue;
         }
         let shown = if name == "context" {

@@ -1,7 +1,10 @@
 //! What is written down about a build so that a shell can be opened later where a step of it began or ended.
 //!
 //! One note for each Dockerfile and context, and the name of the last. Layers are named, not kept: they go when the store is
-//! tidied. Values of ARGs are secrets for all we know, so only their names are noted.
+//! tidied. Values of ARGs that were given are secrets for all we know, so only their names are noted; what the Dockerfile itself says is
+//! no secret. Of mounts it is noted what can be mounted again.
+
+use std::collections::BTreeMap;
 
 use rbuild_cache::digest::{Blake3, LayerId};
 use rbuild_cache::{Kind, Store};
@@ -9,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::BuildError;
 use crate::catalog::Image;
-use crate::engine::Finished;
-use crate::plan::graph::{Op, Plan, StepId};
+use crate::engine::{self, Finished};
+use crate::plan::graph::{From, Mount, MountKind, Op, Plan, Run, StepId};
 
 /// Name of the note of the last build; its content is the name of another.
 const LAST: &str = "shell-last";
@@ -48,15 +51,108 @@ pub struct ProcessNote {
     pub env: Vec<(String, String)>,
     /// Names of the others.
     pub untold: Vec<String>,
+    /// In the order to be mounted.
+    #[serde(default)]
+    pub mounts: Vec<MountNote>,
     /// Working directory.
     pub cwd: String,
     /// User as written.
     pub user: String,
 }
 
+/// A mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountNote {
+    /// Absolute path.
+    pub target: String,
+    /// What is there.
+    pub shows: Shows,
+}
+
+/// What a mount shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shows {
+    /// Files of a step, by its place in the note; of an empty tree.
+    Step {
+        /// The step.
+        step: Option<usize>,
+        /// Path in it.
+        source: String,
+        /// What is written is thrown away.
+        writable: bool,
+    },
+    /// A cache of the store.
+    Cache {
+        /// Name of its directory, in hexadecimal digits.
+        key: String,
+        /// Its ID.
+        id: String,
+        /// Path in it.
+        source: String,
+        /// Cannot be written to.
+        readonly: bool,
+    },
+    /// A tmpfs.
+    Tmpfs {
+        /// Bytes.
+        size: Option<u64>,
+        /// Cannot be written to.
+        readonly: bool,
+    },
+    /// Nothing that is kept, in words.
+    Nothing(String),
+}
+
+impl MountNote {
+    fn of(mount: &Mount, place: &dyn Fn(StepId) -> usize) -> Self {
+        let nothing = |what: &str| Shows::Nothing(what.to_owned());
+        let shows = match &mount.kind {
+            MountKind::Bind { from: From::Context(_), .. } => nothing("files of a context"),
+            MountKind::Bind { from, source, writable } => {
+                let step = match from {
+                    From::Step(id) => Some(place(*id)),
+                    From::Scratch | From::Context(_) => None,
+                };
+                Shows::Step { step, source: source.clone(), writable: *writable }
+            }
+            MountKind::Cache { source, readonly, .. } => match engine::lasting_cache(&mount.kind) {
+                Some((key, id)) => {
+                    let (id, source) = (id.to_owned(), source.clone());
+                    Shows::Cache { key: key.to_string(), id, source, readonly: *readonly }
+                }
+                None => nothing("a private cache, or one that begins with files"),
+            },
+            MountKind::Tmpfs { size, readonly } => Shows::Tmpfs { size: *size, readonly: *readonly },
+            MountKind::Secret { .. } => nothing("a secret"),
+            MountKind::Ssh { .. } => nothing("an ssh agent"),
+        };
+        Self { target: mount.target.clone(), shows }
+    }
+}
+
+impl ProcessNote {
+    fn of(run: &Run, given: &BTreeMap<String, Option<String>>, place: &dyn Fn(StepId) -> usize) -> Self {
+        // A value may be made of another.
+        let told = |name: &String, value: &str| {
+            let mut secret = given.values().flatten().filter(|given| !given.is_empty());
+            !run.args.contains(name) || !given.contains_key(name) && !secret.any(|given| value.contains(given.as_str()))
+        };
+        let (env, untold): (Vec<_>, Vec<_>) = run.env.iter().cloned().partition(|(name, value)| told(name, value));
+        let untold = untold.into_iter().map(|(name, _)| name).collect();
+        let mut mounts: Vec<MountNote> = run.mounts.iter().map(|mount| MountNote::of(mount, place)).collect();
+        mounts.sort_by_key(|mount| mount.target.matches('/').count());
+        Self { env, untold, mounts, cwd: run.cwd.clone(), user: run.user.clone() }
+    }
+}
+
 impl BuildNote {
-    /// The steps of a plan.
-    pub(super) fn of<'i>(plan: &Plan, finished: &Finished, images: &dyn Fn(&str) -> Option<&'i Image>) -> Self {
+    /// The steps of a plan; `given` are the build arguments of the command line.
+    pub(super) fn of<'i>(
+        plan: &Plan,
+        finished: &Finished,
+        images: &dyn Fn(&str) -> Option<&'i Image>,
+        given: &BTreeMap<String, Option<String>>,
+    ) -> Self {
         let mut note = Self::default();
         let order = petgraph::algo::toposort(&plan.steps, None).expect("the graph is acyclic: plan checked");
         let place = |id: StepId| order.iter().position(|other| *other == id).unwrap_or_default();
@@ -70,12 +166,7 @@ impl BuildNote {
                 }
             };
             let process = match &step.op {
-                Op::Run(run) => {
-                    let (untold, env) = run.env.iter().cloned().partition(|(name, _)| run.args.contains(name));
-                    let untold: Vec<(String, String)> = untold;
-                    let untold = untold.into_iter().map(|(name, _)| name).collect();
-                    Some(ProcessNote { env, untold, cwd: run.cwd.clone(), user: run.user.clone() })
-                }
+                Op::Run(run) => Some(ProcessNote::of(run, given, &place)),
                 Op::Image(_) | Op::Copy(_) | Op::Workdir(_) => None,
             };
             note.steps.push(StepNote {
@@ -94,8 +185,15 @@ impl BuildNote {
     /// The steps of another platform come after those that are there.
     pub(super) fn append(&mut self, other: Self) {
         let first = self.steps.len();
-        self.steps
-            .extend(other.steps.into_iter().map(|step| StepNote { parent: step.parent.map(|at| first + at), ..step }));
+        self.steps.extend(other.steps.into_iter().map(|mut step| {
+            step.parent = step.parent.map(|at| first + at);
+            for mount in step.process.iter_mut().flat_map(|process| &mut process.mounts) {
+                if let Shows::Step { step: Some(at), .. } = &mut mount.shows {
+                    *at += first;
+                }
+            }
+            step
+        }));
     }
 
     /// The step to look at: the one at `line`, else the one that was not done, else the last.

@@ -116,6 +116,7 @@ fn two_platforms_one_by_emulation() {
         let numbers: Vec<_> = shown.filter_map(|line| line.split(' ').next()).collect();
         let ran = numbers.iter().filter(|number| log.contains(&format!("\n{number} DONE "))).count();
         assert_eq!(ran, 1, "a stage of the build platform runs once, and is taken from there by the other:\n{log}");
+        assert!(numbers.windows(2).all(|two| two[0] == two[1]), "and it is shown once:\n{log}");
         let index: serde_json::Value = read_index(&rig.path("layout"));
         let manifests = index["manifests"].as_array().expect("an index");
         let of: Vec<_> = manifests.iter().map(|m| m["platform"]["architecture"].as_str().unwrap_or_default()).collect();

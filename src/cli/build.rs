@@ -222,7 +222,11 @@ fn form(output: &OutputSpec, sources: &[spec::Source]) -> Form {
 fn compressed(request: &BuildRequest) -> Wanted {
     let mut wanted = Wanted::default();
     for output in &request.outputs {
-        let (OutputSpec::Export(output) | OutputSpec::Load(output)) = output;
+        let output = match output {
+            // An engine mostly gets them as they are.
+            OutputSpec::Load(output) if output.format.packing.is_none() => continue,
+            OutputSpec::Export(output) | OutputSpec::Load(output) => output,
+        };
         // Squashed layers and those with other times are made of these, later.
         let as_they_are = request.squash.is_none() && !output.format.rewrite_timestamp;
         if as_they_are && matches!(output.kind, Kind::Image(Some(_)) | Kind::Archive { .. }) {

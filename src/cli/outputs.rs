@@ -8,7 +8,7 @@ use super::env::Env;
 use super::request::{BuildRequest, OutputSpec};
 use super::world::Opened;
 use crate::docker::Docker;
-use crate::export::output::{Kind, Output};
+use crate::export::output::Kind;
 use crate::export::{ExportError, Exported, Exporter, Subject, Surroundings};
 use crate::pipeline::{Built, World};
 
@@ -66,11 +66,14 @@ pub(super) fn write(
             indexed: request.plan.multi_platform,
         };
         let mut stdout = std::io::stdout();
-        let mut export = |stream: &mut (dyn Write + Send)| {
-            let mut around = Surroundings { progress: world.progress, inputs: &[], stream };
-            exporter.export(&subject, output, &mut around).map_err(|e| unwritten(&e, built))
+        let mut around = Surroundings { progress: world.progress, inputs: &[], stream: &mut stdout };
+        let exported = if loads {
+            let docker = Docker::new(env.filled("DOCKER_HOST").as_deref()).map_err(|e| Failure::of(&e))?;
+            exporter.load(&docker, &subject, output, &mut around)
+        } else {
+            exporter.export(&subject, output, &mut around)
         };
-        let exported = if loads { load(&subject, output, env, &mut export)? } else { export(&mut stdout)? };
+        let exported = exported.map_err(|e| unwritten(&e, built))?;
         stdout.flush().map_err(|e| Failure::of(&e))?;
         // The first output with a manifest speaks for the build.
         if !matches!(output.kind, Kind::Local { .. } | Kind::Tar { .. })
@@ -107,33 +110,6 @@ fn unwritten(error: &ExportError, built: &Built) -> Unwritten {
         ExportError::Pull(_) if built.only_elsewhere() => Unwritten::Lost(failure),
         _ => Unwritten::Failed(failure),
     }
-}
-
-/// Loads the image into Docker; an image that Docker has already only gets its names.
-fn load(
-    subject: &Subject,
-    output: &Output,
-    env: &Env,
-    export: &mut dyn FnMut(&mut (dyn Write + Send)) -> Result<Exported, Unwritten>,
-) -> Result<Exported, Unwritten> {
-    let docker = Docker::new(env.filled("DOCKER_HOST").as_deref()).map_err(|e| Failure::of(&e))?;
-    if let [part] = subject.images.as_slice()
-        && !output.format.rewrite_timestamp
-    {
-        let id = part.image.id();
-        if docker.has(&id.to_string()).map_err(|e| Failure::of(&e))? {
-            for name in &subject.names {
-                let (repository, tag) = (name.name_only().familiar(), name.tag().unwrap_or("latest"));
-                docker.tag(&id.to_string(), &repository, tag).map_err(|e| Failure::of(&e))?;
-            }
-            let names = subject.names.iter().map(ToString::to_string).collect();
-            return Ok(Exported { id: Some(id), descriptor: None, names });
-        }
-    }
-    let mut archive = docker.load().map_err(|e| Failure::of(&e))?;
-    let exported = export(&mut archive)?;
-    archive.finish().map_err(|e| Failure::of(&e))?;
-    Ok(exported)
 }
 
 /// Writes a file whole or not at all.

@@ -1,16 +1,20 @@
-//! A Docker engine on this machine, over its socket: whether it has an image, and loading of archives.
+//! A Docker engine on this machine, over its socket: what it has of an image, and loading of archives.
 //!
 //! Speaks just enough HTTP/1.1 for that: one request a connection, the body in chunks as it is made, the answer read to its
-//! end. Knows nothing of images but their IDs and names.
+//! end. Knows nothing of images but their IDs, names and layers' digests.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 /// Longest answer that is read: engines answer with a line or an image's description.
 const MAX_ANSWER: u64 = 16 << 20;
 /// Bytes gathered before a chunk is sent.
 const CHUNK: usize = 256 << 10;
+/// Images that are looked at for layers in common, the newest first: a look takes an engine about a millisecond.
+const MOST_LOOKS: usize = 200;
 /// Where Docker listens if nobody says otherwise.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
@@ -42,6 +46,15 @@ pub struct Docker {
     socket: PathBuf,
 }
 
+/// How an engine keeps images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// Layers unpacked, each known by the digests of all tars up to it: what there is of an image needs not be sent.
+    Layers,
+    /// Blobs as they come, for containerd: what is not sent cannot be pushed from there later.
+    Blobs,
+}
+
 /// An answer.
 #[derive(Debug)]
 struct Answer {
@@ -69,6 +82,47 @@ impl Docker {
         }
     }
 
+    /// How the engine keeps images.
+    pub fn keeping(&self) -> Result<Keeping, DockerError> {
+        let info = self.json("/info")?.unwrap_or_default();
+        let status = info["DriverStatus"].as_array().into_iter().flatten();
+        let containerd = |pair: &Value| {
+            pair[0] == "driver-type" && pair[1].as_str().is_some_and(|text| text.starts_with("io.containerd."))
+        };
+        Ok(if status.into_iter().any(containerd) { Keeping::Blobs } else { Keeping::Layers })
+    }
+
+    /// How many layers from the bottom of a stack (digests of their tars, `sha256:…`) the engine has already. `likely` are
+    /// names of images that may share them; the others are looked at after those.
+    pub fn known_layers(&self, stack: &[String], likely: &[String]) -> Result<usize, DockerError> {
+        let mut most = 0;
+        let listed = |images: Value| match images {
+            Value::Array(images) => images,
+            _ => Vec::new(),
+        };
+        let mut images = None;
+        for i in 0..MOST_LOOKS {
+            let name = match likely.get(i) {
+                Some(name) => encoded(name),
+                None => {
+                    if images.is_none() {
+                        images = Some(self.json("/images/json?all=1")?.map(listed).unwrap_or_default().into_iter());
+                    }
+                    let Some(image) = images.as_mut().and_then(Iterator::next) else { break };
+                    image["Id"].as_str().unwrap_or_default().to_owned()
+                }
+            };
+            // One that went away meanwhile has nothing.
+            let image = self.json(&format!("/images/{name}/json"))?.unwrap_or_default();
+            let layers = image["RootFS"]["Layers"].as_array().into_iter().flatten();
+            most = most.max(layers.zip(stack).take_while(|(theirs, ours)| *theirs == ours.as_str()).count());
+            if most == stack.len() {
+                break;
+            }
+        }
+        Ok(most)
+    }
+
     /// Gives an image that the engine has a name, `repository:tag`.
     pub fn tag(&self, id: &str, repository: &str, tag: &str) -> Result<(), DockerError> {
         let (repository, tag) = (encoded(repository), encoded(tag));
@@ -83,7 +137,17 @@ impl Docker {
             b"POST /images/load?quiet=1 HTTP/1.1\r\nHost: docker\r\nContent-Type: application/x-tar\r\n\
               Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
         )?;
-        Ok(Load { stream, pending: Vec::with_capacity(CHUNK) })
+        Ok(Load { stream, pending: Vec::with_capacity(CHUNK), broken: false })
+    }
+
+    /// A document, if there is one.
+    fn json(&self, path: &str) -> Result<Option<Value>, DockerError> {
+        let answer = self.plain("GET", path)?;
+        match answer.status {
+            200 => Ok(Some(serde_json::from_slice(&answer.body).map_err(io::Error::other)?)),
+            404 => Ok(None),
+            _ => Err(refused(&answer)),
+        }
     }
 
     fn plain(&self, method: &str, path: &str) -> Result<Answer, DockerError> {
@@ -104,13 +168,24 @@ impl Docker {
 pub struct Load {
     stream: UnixStream,
     pending: Vec<u8>,
+    /// The engine takes no more.
+    broken: bool,
 }
 
 impl Load {
+    /// Whether the engine stopped listening; [`Self::finish`] has its reason.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Ends the archive and waits for the engine's verdict.
     pub fn finish(mut self) -> Result<(), DockerError> {
         // An engine that refused early has closed its end; what it said matters more than that we could not go on.
-        let sent = self.send().and_then(|()| self.stream.write_all(b"0\r\n\r\n"));
+        let sent = if self.broken {
+            Err(io::ErrorKind::BrokenPipe.into())
+        } else {
+            self.send().and_then(|()| self.stream.write_all(b"0\r\n\r\n"))
+        };
         let answer = read_answer(BufReader::new(&self.stream));
         match answer {
             Ok(answer) if answer.status != 200 => Err(refused(&answer)),
@@ -119,7 +194,7 @@ impl Load {
                 // Errors while unpacking come in the body of a successful answer.
                 let text = String::from_utf8_lossy(&answer.body);
                 match text.lines().find(|line| line.contains("\"errorDetail\"")) {
-                    Some(line) => Err(DockerError::Refused(line.to_owned())),
+                    Some(line) => Err(DockerError::Refused(detail(line))),
                     None => Ok(()),
                 }
             }
@@ -129,9 +204,11 @@ impl Load {
 
     fn send(&mut self) -> io::Result<()> {
         if !self.pending.is_empty() {
-            write!(self.stream, "{:x}\r\n", self.pending.len())?;
-            self.stream.write_all(&self.pending)?;
-            self.stream.write_all(b"\r\n")?;
+            let head = format!("{:x}\r\n", self.pending.len());
+            let sent =
+                [head.as_bytes(), &self.pending, b"\r\n"].iter().try_for_each(|part| self.stream.write_all(part));
+            self.broken = sent.is_err();
+            sent?;
             self.pending.clear();
         }
         Ok(())
@@ -154,9 +231,16 @@ impl Write for Load {
 }
 
 fn refused(answer: &Answer) -> DockerError {
-    let json: Option<serde_json::Value> = serde_json::from_slice(&answer.body).ok();
+    let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let message = json.as_ref().and_then(|json| json["message"].as_str()).map(str::to_owned);
     DockerError::Refused(message.unwrap_or_else(|| format!("status {}", answer.status)))
+}
+
+/// The words of a line like `{"errorDetail":{"message":"…"},"error":"…"}`.
+fn detail(line: &str) -> String {
+    let json: Option<Value> = serde_json::from_str(line).ok();
+    let message = json.as_ref().and_then(|json| json["errorDetail"]["message"].as_str());
+    message.unwrap_or(line).to_owned()
 }
 
 fn encoded(text: &str) -> String {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::output::Dest;
 use super::{Composed, ExportError, Exporter};
 use crate::event::Vertex;
-use crate::layers::LayerError;
+use crate::layers::{Framing, LayerError};
 use crate::oci::manifest::{Descriptor, Document, Family, Index};
 use crate::registry::{BlobSource, IMAGE_NAME, LAYOUT_MARK, Layout, REF_NAME};
 use crate::tar::TarWriter;
@@ -24,6 +24,23 @@ const COPIED_AT_ONCE: u64 = 64 << 20;
 
 /// A file that is written from its start.
 pub(super) type Out<'a> = io::BufWriter<&'a std::fs::File>;
+
+/// What an archive is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// An OCI layout.
+    Oci,
+    /// With `manifest.json`, for `docker load`.
+    Docker,
+    /// For an engine that has so many layers from the bottom: without them, and without the index, which promises all.
+    Rest(usize),
+}
+
+impl Purpose {
+    pub(super) fn new(docker: bool) -> Self {
+        if docker { Self::Docker } else { Self::Oci }
+    }
+}
 
 /// One line of `manifest.json`.
 #[derive(Serialize)]
@@ -44,21 +61,31 @@ impl Exporter {
         vertex: &Vertex,
         stream: &mut (dyn Write + Send),
     ) -> Result<(), ExportError> {
+        let purpose = Purpose::new(docker);
         match dest {
             Dest::Directory(path) => self.write_layout(results, docker, path, vertex),
-            Dest::Stream => {
-                let mut out = io::BufWriter::with_capacity(BUFFER, stream);
-                self.write_archive_tar(results, docker, &mut out, vertex)?;
-                out.flush().map_err(ExportError::Stream)
-            }
-            Dest::File(path) => write_file(path, &mut |out| self.write_archive_tar(results, docker, out, vertex)),
+            Dest::Stream => self.stream_archive(results, purpose, vertex, stream),
+            Dest::File(path) => write_file(path, &mut |out| self.write_archive_tar(results, purpose, out, vertex)),
         }
+    }
+
+    /// Writes packed images as a tar.
+    pub(super) fn stream_archive(
+        &self,
+        results: &[Composed],
+        purpose: Purpose,
+        vertex: &Vertex,
+        stream: &mut (dyn Write + Send),
+    ) -> Result<(), ExportError> {
+        let mut out = io::BufWriter::with_capacity(BUFFER, stream);
+        self.write_archive_tar(results, purpose, &mut out, vertex)?;
+        out.flush().map_err(ExportError::Stream)
     }
 
     fn write_archive_tar<W: Write>(
         &self,
         results: &[Composed],
-        docker: bool,
+        purpose: Purpose,
         out: &mut W,
         vertex: &Vertex,
     ) -> Result<(), ExportError> {
@@ -72,7 +99,10 @@ impl Exporter {
         let mut files: BTreeMap<BlobDigest, &[u8]> = BTreeMap::new();
         let mut blobs = BTreeMap::new();
         for result in results {
-            blobs.append(&mut result.blobs());
+            blobs.append(&mut match purpose {
+                Purpose::Oci | Purpose::Docker => result.blobs(0),
+                Purpose::Rest(known) => result.blobs(known),
+            });
             for packed in &result.images {
                 files.insert(packed.config.digest, &packed.config_bytes);
                 files.insert(packed.manifest.digest(), packed.manifest.bytes());
@@ -83,6 +113,13 @@ impl Exporter {
         }
         for (digest, blob) in blobs {
             self.cancel.check()?;
+            let stored = self.store.blob(&digest)?.is_some();
+            if blob.framing == Some(Framing::None) && !stored {
+                // Nothing but this archive needs the layer in this form.
+                let mut content = self.layers.tar(&blob.layer.layer)?;
+                append(&mut tar, &blob_name(digest), blob.descriptor.size, &mut content, &mut sent)?;
+                continue;
+            }
             let file = self.blob_file(blob, vertex)?;
             begin(&mut tar, &blob_name(digest), blob.descriptor.size)?;
             // As long as it goes on; a size that is not the descriptor's is an error of the next entry.
@@ -98,13 +135,19 @@ impl Exporter {
         for (digest, bytes) in files {
             append(&mut tar, &blob_name(digest), bytes.len() as u64, &mut &bytes[..], &mut sent)?;
         }
-        let index = Document::of_index(&Index::new(Family::Oci, entries(results), BTreeMap::new()));
-        append(&mut tar, "index.json", index.bytes().len() as u64, &mut index.bytes(), &mut sent)?;
-        if docker {
-            let manifest = docker_manifest(results);
-            append(&mut tar, "manifest.json", manifest.len() as u64, &mut manifest.as_slice(), &mut sent)?;
+        let mut more: Vec<(&str, Vec<u8>)> = Vec::new();
+        if !matches!(purpose, Purpose::Rest(_)) {
+            let index = Document::of_index(&Index::new(Family::Oci, entries(results), BTreeMap::new()));
+            more.push(("index.json", index.bytes().to_vec()));
+            more.push(("oci-layout", LAYOUT_MARK.into()));
         }
-        append(&mut tar, "oci-layout", LAYOUT_MARK.len() as u64, &mut LAYOUT_MARK.as_bytes(), &mut sent)?;
+        if purpose != Purpose::Oci {
+            more.push(("manifest.json", docker_manifest(results)));
+        }
+        more.sort();
+        for (name, bytes) in more {
+            append(&mut tar, name, bytes.len() as u64, &mut bytes.as_slice(), &mut sent)?;
+        }
         tar.finish().map_err(ExportError::Stream)?;
         sent.end();
         Ok(())
@@ -121,7 +164,7 @@ impl Exporter {
         sent.begin();
         let layout = Layout::create(path)?;
         for result in results {
-            for blob in result.blobs().into_values() {
+            for blob in result.blobs(0).into_values() {
                 self.cancel.check()?;
                 let file = self.blob_path(blob, vertex)?;
                 layout.take_file(&blob.descriptor, &file)?;

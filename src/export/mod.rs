@@ -5,6 +5,7 @@
 //! Dockerfiles, steps or keys.
 
 mod archive;
+mod engine;
 pub mod output;
 mod pack;
 mod push;
@@ -23,6 +24,7 @@ pub use subject::{Exported, Part, Subject};
 use crate::cancel::{Cancel, Cancelled};
 use crate::catalog::pull::{PullError, Puller};
 use crate::catalog::{CatalogError, ImageId, Named, NamedImage};
+use crate::docker::DockerError;
 use crate::event::{Outcome, Progress, Vertex, VertexId, Warning};
 use crate::layers::{LayerError, Layers};
 use crate::oci::manifest::{Descriptor, Document, Family, Index, ManifestError};
@@ -81,6 +83,9 @@ pub enum ExportError {
     /// The stream cannot be written.
     #[error("write archive: {0}")]
     Stream(io::Error),
+    /// A Docker engine did not take it.
+    #[error(transparent)]
+    Docker(#[from] DockerError),
     /// A config that is no config.
     #[error("image {id}: {source}")]
     Config {
@@ -108,6 +113,7 @@ impl ExportError {
             | Self::File { .. }
             | Self::Io(_)
             | Self::Stream(_)
+            | Self::Docker(_)
             | Self::Config { .. }
             | Self::Unsupported(_) => None,
         }
@@ -169,9 +175,19 @@ impl Exporter {
             Kind::Local { .. } => "exporting to client directory",
             Kind::Tar { .. } => "exporting to client tarball",
         };
+        self.reported(title, around, |vertex, stream| self.run(subject, output, vertex, stream))
+    }
+
+    /// Does something under a title of the progress.
+    fn reported<T>(
+        &self,
+        title: &str,
+        around: &mut Surroundings<'_>,
+        work: impl FnOnce(&Vertex, &mut (dyn Write + Send)) -> Result<T, ExportError>,
+    ) -> Result<T, ExportError> {
         let vertex = around.progress.vertex(title, around.inputs);
         vertex.start();
-        let result = self.run(subject, output, &vertex, around.stream);
+        let result = work(&vertex, around.stream);
         vertex.finish(match &result {
             Ok(_) => Outcome::Done,
             Err(_) if self.cancel.is_cancelled() => Outcome::Canceled,
@@ -187,21 +203,12 @@ impl Exporter {
         vertex: &Vertex,
         stream: &mut (dyn Write + Send),
     ) -> Result<Exported, ExportError> {
-        let mut subject = subject.clone();
-        if output.format.rewrite_timestamp {
-            self.rewrite(&mut subject, vertex)?;
-        }
-        for name in &output.names {
-            if !subject.names.contains(name) {
-                subject.names.push(name.clone());
-            }
-        }
+        let subject = self.prepared(subject, output, vertex)?;
         match &output.kind {
             Kind::Image(push) => self.image(subject, output, push.as_ref(), vertex),
             Kind::Archive { docker, dest } => {
-                if *docker && (subject.images.len() > 1 || subject.indexed) {
-                    let text = "docker exporter does not currently support exporting manifest lists";
-                    return Err(ExportError::Unsupported(text.to_owned()));
+                if *docker {
+                    engine::single(&subject)?;
                 }
                 let mut composed = self.compose(&subject, &output.format, &output.annotations, vertex, &mut |_| {})?;
                 composed.date();
@@ -221,6 +228,20 @@ impl Exporter {
         }
     }
 
+    /// The subject with the times and names that an output gives it.
+    fn prepared(&self, subject: &Subject, output: &Output, vertex: &Vertex) -> Result<Subject, ExportError> {
+        let mut subject = subject.clone();
+        if output.format.rewrite_timestamp {
+            self.rewrite(&mut subject, vertex)?;
+        }
+        for name in &output.names {
+            if !subject.names.contains(name) {
+                subject.names.push(name.clone());
+            }
+        }
+        Ok(subject)
+    }
+
     /// Writes several images with their names into one archive, as `rbuild save` does.
     pub fn save(
         &self,
@@ -229,23 +250,16 @@ impl Exporter {
         dest: &Dest,
         around: &mut Surroundings<'_>,
     ) -> Result<(), ExportError> {
-        let vertex = around.progress.vertex("saving images", around.inputs);
-        vertex.start();
         let format = Format::default();
-        let result = subjects
-            .iter()
-            .map(|subject| {
-                let mut composed = self.compose(subject, &format, &Annotations::default(), &vertex, &mut |_| {})?;
+        self.reported("saving images", around, |vertex, stream| {
+            let mut results = Vec::new();
+            for subject in subjects {
+                let mut composed = self.compose(subject, &format, &Annotations::default(), vertex, &mut |_| {})?;
                 composed.date();
-                Ok(composed)
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(|results| self.write_archive(&results, docker, dest, &vertex, around.stream));
-        vertex.finish(match &result {
-            Ok(()) => Outcome::Done,
-            Err(error) => Outcome::Error(error.to_string()),
-        });
-        result
+                results.push(composed);
+            }
+            self.write_archive(&results, docker, dest, vertex, stream)
+        })
     }
 
     /// Pushes what has names already, as `rbuild push` does.
@@ -255,14 +269,9 @@ impl Exporter {
         push: &output::Push,
         around: &mut Surroundings<'_>,
     ) -> Result<Exported, ExportError> {
-        let vertex = around.progress.vertex("pushing image", around.inputs);
-        vertex.start();
-        let result = self.push(subject, &Output::store(), push, &vertex);
-        vertex.finish(match &result {
-            Ok(_) => Outcome::Done,
-            Err(error) => Outcome::Error(error.to_string()),
-        });
-        result.map(|descriptor| told(subject, Some(descriptor)))
+        let output = Output::store();
+        let pushed = self.reported("pushing image", around, |vertex, _| self.push(subject, &output, push, vertex));
+        pushed.map(|descriptor| told(subject, Some(descriptor)))
     }
 
     /// Puts the images into the store and, if asked to, into registries.
@@ -448,8 +457,9 @@ impl Composed {
         }
     }
 
-    /// Every blob once, by digest.
-    fn blobs(&self) -> BTreeMap<rbuild_cache::digest::BlobDigest, &Blob> {
-        self.images.iter().flat_map(|packed| &packed.layers).map(|blob| (blob.descriptor.digest, blob)).collect()
+    /// Every blob once, by digest; of each image those above its lowest `known` layers.
+    fn blobs(&self, known: usize) -> BTreeMap<rbuild_cache::digest::BlobDigest, &Blob> {
+        let above = self.images.iter().flat_map(|packed| packed.layers.iter().skip(known));
+        above.map(|blob| (blob.descriptor.digest, blob)).collect()
     }
 }

@@ -167,6 +167,8 @@ pub struct Format {
     pub level: Option<u8>,
     /// `force-compression`: also layers that came in another form.
     pub force: bool,
+    /// Layers from this one on are plain tars if they came as zstd: not every Docker engine reads that.
+    pub unzstd_from: Option<usize>,
     /// `rewrite-timestamp`: no file of a layer made here is later than `SOURCE_DATE_EPOCH`.
     pub rewrite_timestamp: bool,
 }
@@ -346,7 +348,7 @@ impl Given {
                 return Err(unsupported(name, "the result carries no attestations"));
             }
         }
-        Ok(Format { family, packing, level, force, rewrite_timestamp })
+        Ok(Format { family, packing, level, force, unzstd_from: None, rewrite_timestamp })
     }
 
     /// `annotation[-type][[platform]].key=value`

@@ -78,9 +78,11 @@ impl Exporter {
         }
         let family = format.family.unwrap_or(Family::Oci);
         let mut layers = Vec::new();
-        for layer in &image.layers {
+        let plain = Format { packing: Some(Packing::Tar), force: true, ..format.clone() };
+        for (n, layer) in image.layers.iter().enumerate() {
             self.cancel.check()?;
-            let (descriptor, framing) = self.pack_layer(layer, format, family, vertex)?;
+            let as_tar = is_zstd(layer) && format.unzstd_from.is_some_and(|first| n >= first);
+            let (descriptor, framing) = self.pack_layer(layer, if as_tar { &plain } else { format }, family, vertex)?;
             let blob = Blob { descriptor, layer: layer.clone(), framing };
             ready(&blob);
             layers.push(blob);
@@ -172,9 +174,16 @@ fn unchanged(image: &Image, format: &Format, own: &BTreeMap<String, String>) -> 
     let document = image.manifest.as_ref()?;
     let Ok(manifest::Parsed::Manifest(parsed)) = document.parse() else { return None };
     let family = if *document.media_type() == Family::Docker.manifest() { Family::Docker } else { Family::Oci };
+    if format.unzstd_from.is_some() && image.layers.iter().any(is_zstd) {
+        return None;
+    }
     let same_family = format.family.is_none_or(|wanted| wanted == family);
     (same_family && !format.force && own.is_empty() && parsed.layers.len() == image.layers.len())
         .then(|| (document.clone(), parsed))
+}
+
+fn is_zstd(layer: &ImageLayer) -> bool {
+    layer.descriptor.as_ref().is_some_and(|blob| manifest::packing(&blob.media_type) == Some(Packing::Zstd))
 }
 
 fn finished(

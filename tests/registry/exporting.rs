@@ -27,7 +27,7 @@ use crate::server::{Access, Registry};
 use crate::{noise, open, quick, run, tag};
 
 /// A store with everything around it, and what was said during exports.
-struct World {
+pub(crate) struct World {
     runtime: tokio::runtime::Runtime,
     directory: tempfile::TempDir,
     layers: Layers,
@@ -52,7 +52,7 @@ impl Observer for Listener {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let runtime = runtime.expect("runtime");
         let directory = tempfile::tempdir().expect("temp dir");
@@ -67,8 +67,16 @@ impl World {
         Self { runtime, directory, layers, puller, exporter, progress, said }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    pub(crate) fn exporter(&self) -> &Exporter {
+        &self.exporter
+    }
+
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     fn catalog(&self) -> &Catalog {
@@ -76,14 +84,14 @@ impl World {
     }
 
     /// Makes a layer as COPY does.
-    fn layer(&self, files: &[(&str, &str)]) -> Record {
+    pub(crate) fn layer(&self, files: &[(&str, &str)]) -> Record {
         let entries = files.iter().map(|(path, text)| entry(path, text));
         let mut entries: Vec<_> = entries.collect();
         entries.sort_by(|(a, _), (b, _)| a.path.cmp(&b.path));
         self.layers.write(entries.into_iter()).expect("a layer")
     }
 
-    fn image(architecture: &str, layers: &[Record]) -> Image {
+    pub(crate) fn image(architecture: &str, layers: &[Record]) -> Image {
         let diff_ids: Vec<_> = layers.iter().map(|record| record.diff_id).collect();
         let config = serde_json::json!({
             "architecture": architecture, "os": "linux", "config": {"Cmd": ["sh"]}, "created": "2024-01-02T03:04:05Z",
@@ -142,7 +150,7 @@ impl World {
     }
 }
 
-fn subject(arch: &str, image: Image, names: &[&str]) -> Subject {
+pub(crate) fn subject(arch: &str, image: Image, names: &[&str]) -> Subject {
     let names = names.iter().map(|name| Reference::parse_tagged(name).expect("valid")).collect();
     let part = Part { platform: Platform::new("linux", arch, ""), image, base: 0 };
     Subject { images: vec![part], names, epoch: None, indexed: false }

@@ -198,18 +198,19 @@ impl Puller {
             (Some(found), Policy::Missing | Policy::Never) => Ok(found),
             (Some(found), Policy::Always | Policy::Newer) if final_already => Ok(found),
             (None, Policy::Never) => Err(PullError::NotLocal(name.to_string())),
-            (None, Policy::Missing | Policy::Always | Policy::Newer) => self.ask(name, platform, None).await,
+            (None, Policy::Always) => self.ask(name, platform, None).await,
+            (None, Policy::Missing | Policy::Newer) => match self.ask(name, platform, None).await {
+                // An image for another variant of the platform, say: the registry might have had a better one.
+                Err(PullError::Registry(error)) if error.is_unreachable() => match self.compatible(name, platform)? {
+                    Some(found) => Ok(instead(found, name, &error, vertex)),
+                    None => Err(error.into()),
+                },
+                asked => asked,
+            },
             (Some(found), Policy::Always) => self.ask(name, platform, Some(found)).await,
             (Some(found), Policy::Newer) => {
                 let asked = self.ask(name, platform, Some(found.clone())).await;
-                asked.or_else(|error| {
-                    if let Some(vertex) = vertex {
-                        let short = format!("{}: {error}; using the image that is in the store", name.familiar());
-                        vertex.log(Stream::Stderr, format!("{short}\n").as_bytes());
-                        vertex.warn(Warning { short, detail: Vec::new(), url: None, place: None });
-                    }
-                    Ok(found)
-                })
+                asked.or_else(|error| Ok(instead(found, name, &error, vertex)))
             }
         }
     }
@@ -239,6 +240,18 @@ impl Puller {
         for named in [self.catalog.named(name)?, self.catalog.remembered(name)?].into_iter().flatten() {
             let id = if named.digest.is_some() { asked_for(&named, platform) } else { named.image(platform) };
             if let Some(id) = id
+                && let Some(image) = self.catalog.get(&id)?
+            {
+                return Ok(Some(Resolved { id, image, digest: named.digest }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the store knows that can be run where the platform is wanted, whatever it was once asked for.
+    fn compatible(&self, name: &Reference, platform: &Platform) -> Result<Option<Resolved>, PullError> {
+        for named in [self.catalog.named(name)?, self.catalog.remembered(name)?].into_iter().flatten() {
+            if let Some(id) = named.image(platform)
                 && let Some(image) = self.catalog.get(&id)?
             {
                 return Ok(Some(Resolved { id, image, digest: named.digest }));
@@ -354,6 +367,12 @@ impl Puller {
     }
 }
 
+/// Whether a config is one of an image.
+#[derive(serde::Deserialize)]
+struct HasLayers {
+    rootfs: Option<serde::de::IgnoredAny>,
+}
+
 /// Builds the record of an image from what was fetched, or loaded if there is no origin.
 pub(super) fn assemble(
     document: Document,
@@ -366,9 +385,14 @@ pub(super) fn assemble(
     let config = String::from_utf8(config).map_err(|_| unusable("the image config is not UTF-8".to_owned()))?;
     let parsed: ImageConfig = manifest::read("image config", config.as_bytes())
         .map_err(|source| PullError::Manifest { what: what.to_owned(), source })?;
-    let diff_ids = &parsed.rootfs.diff_ids;
+    let (diff_ids, media_type) = (&parsed.rootfs.diff_ids, &manifest.config.media_type);
+    let has_layers: HasLayers = manifest::read("image config", config.as_bytes())
+        .map_err(|source| PullError::Manifest { what: what.to_owned(), source })?;
+    if has_layers.rootfs.is_none() {
+        // Charts and other artifacts have configs of their own; the type is no proof, since old images have any.
+        return Err(unusable(format!("not an image: config of type {media_type} says nothing of layers")));
+    }
     if diff_ids.len() != manifest.layers.len() {
-        let media_type = &manifest.config.media_type;
         return Err(unusable(format!(
             "not an image: config of type {media_type} lists {} layers, the manifest {}",
             diff_ids.len(),
@@ -383,6 +407,16 @@ pub(super) fn assemble(
     };
     let layers = diff_ids.iter().zip(&manifest.layers).map(layer).collect();
     Ok(Image { manifest: Some(document), config, layers, ..Image::default() })
+}
+
+/// What the store has, with a word that it is used instead of what could not be asked for.
+fn instead(found: Resolved, name: &Reference, error: &dyn fmt::Display, vertex: Option<&Vertex>) -> Resolved {
+    if let Some(vertex) = vertex {
+        let short = format!("{}: {error}; using the image that is in the store", name.familiar());
+        vertex.log(Stream::Stderr, format!("{short}\n").as_bytes());
+        vertex.warn(Warning { short, detail: Vec::new(), url: None, place: None });
+    }
+    found
 }
 
 /// The image that was asked for with just this platform.

@@ -225,5 +225,27 @@ fn what_is_no_image_is_refused() {
     });
     let error =
         resolve(&world(), &format!("{}/x", server.address), &amd64(), Policy::Missing).expect_err("an artifact");
-    assert!(error.ends_with("lists 0 layers, the manifest 1"), "{error}");
+    assert!(
+        error.ends_with("not an image: config of type application/vnd.oci.empty.v1+json says nothing of layers"),
+        "{error}"
+    );
+}
+
+#[test]
+fn without_a_network_an_image_that_fits_will_do() {
+    let registry = Registry::start(&Access::Open);
+    let name = format!("{}/multi", registry.address);
+    run(push_index(&open(quick(), &name), "latest", 90));
+    let world = world();
+    let known = resolve(&world, &name, &amd64(), Policy::Missing).expect("pulled");
+    drop(registry);
+    let newer = Platform::new("linux", "amd64", "v3");
+    for policy in [Policy::Missing, Policy::Newer] {
+        assert_eq!(resolve(&world, &name, &newer, policy).expect("it runs there").id, known.id);
+    }
+    assert!(
+        resolve(&world, &name, &newer, Policy::Always).expect_err("nobody answers").contains("failed to do request")
+    );
+    let arm = resolve(&world, &name, &Platform::new("linux", "arm64", ""), Policy::Missing);
+    assert!(arm.expect_err("does not run there").contains("failed to do request"));
 }

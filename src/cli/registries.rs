@@ -29,7 +29,7 @@ pub(super) fn options(
     let own = env.filled("HOME").map(|home| Path::new(&home).join(".config"));
     let own = own.into_iter().flat_map(|dir| [dir.join("docker/certs.d"), dir.join("containers/certs.d")]);
     for dir in CERTS.iter().map(PathBuf::from).chain(own) {
-        certificates(&dir, &mut hosts)?;
+        certificates(&dir, &mut hosts);
     }
     let variable = |name: &str| env.filled(name).or_else(|| env.filled(&name.to_ascii_lowercase()));
     let proxies = Proxies { http: variable("HTTP_PROXY"), https: variable("HTTPS_PROXY"), no: variable("NO_PROXY") };
@@ -115,30 +115,54 @@ fn from_daemon_json(path: &Path) -> Result<Daemon, Failure> {
     Ok((hosts, nets))
 }
 
-/// `certs.d/HOST/{*.crt,*.cert,*.key}`.
-fn certificates(dir: &Path, hosts: &mut BTreeMap<String, HostOptions>) -> Result<(), Failure> {
-    let Ok(entries) = fs_err::read_dir(dir) else { return Ok(()) };
-    for entry in entries {
-        let entry = entry.map_err(|e| Failure::of(&e))?;
+/// `certs.d/HOST/{*.crt,*.cert,*.key}`. What is wrong there concerns only those who talk to that host.
+fn certificates(dir: &Path, hosts: &mut BTreeMap<String, HostOptions>) {
+    let Ok(entries) = fs_err::read_dir(dir) else { return };
+    for entry in entries.flatten() {
         let Ok(host) = entry.file_name().into_string() else { continue };
-        let (mut ca, mut identity) = (Vec::new(), Vec::new());
-        let Ok(files) = fs_err::read_dir(entry.path()) else { continue };
-        for file in files {
-            let path = file.map_err(|e| Failure::of(&e))?.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("crt") => ca.push(fs_err::read(&path).map_err(|e| Failure::of(&e))?),
-                Some("cert" | "key") => identity.extend(fs_err::read(&path).map_err(|e| Failure::of(&e))?),
-                Some(_) | None => {}
-            }
-        }
-        if ca.is_empty() && identity.is_empty() {
+        if !entry.path().is_dir() {
             continue;
         }
-        let options = hosts.entry(host).or_default();
-        options.ca.extend(ca);
-        options.identity = Some(identity).filter(|pem| !pem.is_empty()).or(options.identity.take());
+        match host_certificates(&entry.path()) {
+            Ok((ca, None)) if ca.is_empty() => {}
+            Ok((ca, identity)) => {
+                let options = hosts.entry(host).or_default();
+                options.ca.extend(ca);
+                options.identity = identity.or(options.identity.take());
+            }
+            Err(message) => hosts.entry(host).or_default().fault = Some(message),
+        }
     }
-    Ok(())
+}
+
+/// Authorities, and perhaps a certificate of our own with its key.
+type Certificates = (Vec<Vec<u8>>, Option<Vec<u8>>);
+
+/// One host's directory. Of several certificates of our own the first by name counts.
+fn host_certificates(dir: &Path) -> Result<Certificates, String> {
+    let (mut ca, mut identity) = (Vec::new(), None);
+    let entries = fs_err::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(|e| e.to_string())?;
+    let mut paths: Vec<_> = entries.iter().map(fs_err::DirEntry::path).collect();
+    paths.sort();
+    let read = |path: &Path| fs_err::read(path).map_err(|e| e.to_string());
+    for path in &paths {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("crt") => ca.push(read(path)?),
+            Some("cert") if identity.is_none() => {
+                let key = path.with_extension("key");
+                if !paths.contains(&key) {
+                    let (cert, key) = (path.display(), key.display());
+                    return Err(format!("{cert} has no {key}; certificates of authorities end in .crt"));
+                }
+                identity = Some([read(path)?, b"\n".to_vec(), read(&key)?].concat());
+            }
+            Some("key") if !paths.contains(&path.with_extension("cert")) => {
+                return Err(format!("{} has no {}", path.display(), path.with_extension("cert").display()));
+            }
+            Some(_) | None => {}
+        }
+    }
+    Ok((ca, identity))
 }
 
 #[cfg(test)]
@@ -165,12 +189,25 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let host = dir.path().join("reg.example:5000");
         std::fs::create_dir(&host).expect("made");
-        std::fs::write(host.join("ca.crt"), "CA").expect("written");
-        std::fs::write(host.join("client.cert"), "CERT").expect("written");
-        std::fs::write(host.join("client.key"), "KEY").expect("written");
-        let mut hosts = BTreeMap::new();
-        certificates(dir.path(), &mut hosts).unwrap_or_else(|f| panic!("{f}"));
-        assert_eq!(hosts["reg.example:5000"].ca, [b"CA".to_vec()]);
-        assert_eq!(hosts["reg.example:5000"].identity.as_deref().map(<[u8]>::len), Some(7));
+        for (name, text) in [("ca.crt", "CA"), ("client.cert", "CERT"), ("client.key", "KEY"), ("readme", "x")] {
+            std::fs::write(host.join(name), text).expect("written");
+        }
+        std::fs::write(host.join("second.cert"), "2").expect("written");
+        std::fs::write(host.join("second.key"), "2").expect("written");
+        let read = || {
+            let mut hosts = BTreeMap::new();
+            certificates(dir.path(), &mut hosts);
+            hosts["reg.example:5000"].clone()
+        };
+        assert_eq!(
+            (read().ca, read().identity, read().fault),
+            (vec![b"CA".to_vec()], Some(b"CERT\nKEY".to_vec()), None)
+        );
+        std::fs::remove_file(host.join("client.key")).expect("removed");
+        let fault = read().fault.expect("half a pair");
+        assert!(fault.contains("client.cert has no ") && fault.contains("client.key"), "{fault}");
+        std::fs::remove_file(host.join("client.cert")).expect("removed");
+        std::fs::remove_file(host.join("second.cert")).expect("removed");
+        assert!(read().fault.is_some_and(|fault| fault.contains("second.key has no ")));
     }
 }

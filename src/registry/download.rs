@@ -7,7 +7,6 @@ use rbuild_cache::digest::BlobDigest;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use reqwest::{Method, Response, StatusCode};
 
-use super::challenge::Scopes;
 use super::error::Error;
 use super::host::{Call, Host};
 use super::options::Retry;
@@ -34,7 +33,7 @@ impl Place {
         match self {
             Self::Blob(endpoint, digest) => {
                 let url = endpoint.url(&format!("blobs/{digest}")).await?;
-                Ok(Call::new(Method::GET, url, Scopes::pull(&endpoint.path)))
+                Ok(endpoint.read_call(Method::GET, url))
             }
             Self::Url(_, call) => Ok(call.clone()),
         }

@@ -32,9 +32,8 @@ pub enum Error {
         url: String,
         /// The causes, outermost first.
         message: String,
-        /// The last cause, for programs.
-        #[source]
-        source: reqwest::Error,
+        /// The fault itself, for programs: all its words are in the message.
+        fault: reqwest::Error,
     },
     /// The other side stopped in the middle of it.
     #[error("failed to do request: {method} {url:?}: nothing moved for {seconds} s")]
@@ -138,6 +137,16 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
+/// What is said about connections that will not be had a moment later either.
+const FINAL: [&str; 6] = [
+    "invalid peer certificate",
+    "CertificateRequired",
+    "BadCertificate",
+    "HandshakeFailure",
+    "InvalidContentType",
+    "proxy authorization required",
+];
+
 impl Error {
     /// Whether the object simply is not there (as opposed to: could not be asked for).
     pub fn is_not_found(&self) -> bool {
@@ -154,22 +163,13 @@ impl Error {
 
     /// Whether the registry could not be talked to, as opposed to: it said no.
     pub fn is_unreachable(&self) -> bool {
-        match self {
-            Self::Transport { .. } | Self::Silent { .. } | Self::Slow { .. } => true,
-            Self::Status { status, .. } => status.is_server_error() || status.as_u16() == 429,
-            Self::NotFound(_)
-            | Self::Denied { .. }
-            | Self::Offline(_)
-            | Self::Blocked(_)
-            | Self::Digest { .. }
-            | Self::Size { .. }
-            | Self::TooLarge { .. }
-            | Self::Manifest { .. }
-            | Self::Credential(_)
-            | Self::Options { .. }
-            | Self::Protocol { .. }
-            | Self::Io(_) => false,
-        }
+        let no_answer = matches!(self, Self::Transport { .. } | Self::Silent { .. } | Self::Slow { .. });
+        no_answer || matches!(self, Self::Status { status, .. } if status.is_server_error() || status.as_u16() == 429)
+    }
+
+    /// Whether nobody could be talked to at all.
+    pub(super) fn is_no_connection(&self) -> bool {
+        matches!(self, Self::Transport { fault, .. } if fault.is_connect())
     }
 
     /// Whether bytes came that are not the ones promised: to ask once more, or somebody else, may help.
@@ -180,15 +180,15 @@ impl Error {
     /// How much of the patience another attempt uses up; 0 if it would end like this one.
     pub(super) fn cost_of_retry(&self) -> u32 {
         match self {
-            Self::Transport { source, .. } if source.is_builder() || source.is_redirect() => 0,
-            // Nothing that is tried again a moment later makes a certificate good or an address known.
-            Self::Transport { message, .. } if message.contains("invalid peer certificate") => 0,
+            Self::Transport { fault, .. } if fault.is_builder() || fault.is_redirect() => 0,
+            // Nothing that is tried again a moment later makes a certificate good or a proxy trust us.
+            Self::Transport { message, .. } if FINAL.iter().any(|words| message.contains(words)) => 0,
             Self::Transport { .. } => 1,
             // These have taken their time already.
             Self::Silent { .. } | Self::Slow { .. } => 2,
             // Once may be bad luck.
             Self::Digest { .. } | Self::Size { .. } => 2,
-            Self::Status { status, .. } if matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504) => 1,
+            Self::Status { status, .. } if super::answer::is_transient(*status) => 1,
             Self::Status { .. }
             | Self::NotFound(_)
             | Self::Denied { .. }
@@ -256,10 +256,10 @@ impl Error {
         Self::Silent { method: method.to_string(), url: shown(url), seconds: waited.as_secs() }
     }
 
-    pub(super) fn transport(method: &reqwest::Method, url: &url::Url, source: reqwest::Error) -> Self {
-        let source = source.without_url();
+    pub(super) fn transport(method: &reqwest::Method, url: &url::Url, fault: reqwest::Error) -> Self {
+        let fault = fault.without_url();
         let mut message = String::new();
-        let mut cause: Option<&dyn std::error::Error> = Some(&source);
+        let mut cause: Option<&dyn std::error::Error> = Some(&fault);
         while let Some(error) = cause {
             let text = error.to_string();
             // reqwest and hyper repeat themselves; keep what says something new.
@@ -272,7 +272,10 @@ impl Error {
             }
             cause = error.source();
         }
-        Self::Transport { method: method.to_string(), url: shown(url), message, source }
+        if message.is_empty() {
+            message = fault.to_string();
+        }
+        Self::Transport { method: method.to_string(), url: shown(url), message, fault }
     }
 }
 
@@ -292,7 +295,14 @@ fn host_of(url: &str) -> String {
 
 /// What to do about a connection that could not be had.
 fn transport_help(host: &str, message: &str) -> Option<String> {
-    let text = if message.contains("certificate") {
+    let ours = ["CertificateRequired", "BadCertificate", "HandshakeFailure"];
+    let text = if ours.iter().any(|words| message.contains(words)) {
+        format!("it wants a certificate of you: put client.cert and client.key into ~/.config/docker/certs.d/{host}")
+    } else if message.contains("proxy authorization required") {
+        "the proxy wants to know who you are: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT".to_owned()
+    } else if message.contains("unsuccessful tunnel") {
+        format!("the proxy does not lead to {host}: NO_PROXY={host} goes around it")
+    } else if message.contains("certificate") {
         format!("name the authority that signed its certificate with --registry-ca {host}=FILE")
     } else if message.contains("InvalidContentType") || message.contains("corrupt message") {
         format!("{host} seems to speak plain http: allow it with --insecure-registry {host}")

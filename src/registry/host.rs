@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
-use serde::Deserialize;
 use tokio::sync::{Mutex, OnceCell};
 use url::Url;
 
+use super::answer::{is_transient, retry_after};
 use super::body::{self, Beat, Body};
-use super::challenge::{self, Scopes};
+use super::challenge::Scopes;
 use super::credentials::Credential;
 use super::error::{Error, shown};
-use super::options::{HostOptions, Options, Proxies};
+use super::options::{HostOptions, Options};
 use super::pace::Pace;
 use super::token::Auth;
 
@@ -28,12 +28,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a server that may not speak TLS gets to say so.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_REDIRECTS: usize = 10;
-/// Entries asked for at once; registries may give fewer.
-const PAGE: &str = "1000";
-/// Lists that go on for longer lead in a circle.
-const MAX_PAGES: usize = 10_000;
-/// Enough for any error text, token, or page of a list.
-const MAX_ANSWER: u64 = 1 << 20;
 /// A registry that has got all of a body may need this many times longer than any other silence: it hashes what came, and
 /// buffers on the way may still be full.
 const DIGESTION: u32 = 4;
@@ -71,11 +65,22 @@ pub(super) struct Call {
     pub(super) authorize: bool,
     /// Whether sending it twice does no harm.
     pub(super) repeat: bool,
+    /// Whether somebody else has it, too: then nobody waits for a host that is not there.
+    pub(super) dispensable: bool,
 }
 
 impl Call {
     pub(super) fn new(method: Method, url: Url, scopes: Scopes) -> Self {
-        Self { method, url, headers: HeaderMap::new(), body: Body::Empty, scopes, authorize: true, repeat: true }
+        Self {
+            method,
+            url,
+            headers: HeaderMap::new(),
+            body: Body::Empty,
+            scopes,
+            authorize: true,
+            repeat: true,
+            dispensable: false,
+        }
     }
 
     pub(super) fn header(mut self, name: header::HeaderName, value: &str) -> Self {
@@ -145,6 +150,10 @@ impl Host {
                 Ok(response) if call.repeat && is_transient(response.status()) => {
                     attempt += 1;
                     self.shared.retry.pause(attempt, retry_after(response))
+                }
+                Err(error) if call.dispensable && error.is_no_connection() => {
+                    self.distrust();
+                    None
                 }
                 Err(error) if call.repeat => self.shared.retry.after(&mut attempt, error),
                 Ok(_) | Err(_) => None,
@@ -237,10 +246,12 @@ impl Host {
             .timeout(PROBE_TIMEOUT.min(self.shared.retry.silence))
             .send()
             .await;
-        match probe {
-            Err(error) if error.is_connect() || error.is_request() || error.is_timeout() => Ok((client, "http")),
-            _ => Ok((client, "https")),
-        }
+        let no_tls = |error: &reqwest::Error| {
+            // One that refuses us in the words of TLS, or after they were exchanged, speaks it.
+            let refused = error_chain(error).contains("received fatal alert");
+            !refused && (error.is_connect() || error.is_timeout())
+        };
+        Ok((client, if probe.is_err_and(|error| no_tls(&error)) { "http" } else { "https" }))
     }
 
     /// Whether this host's certificate is not looked at: what comes from it is still checked by digest. This machine needs
@@ -251,17 +262,17 @@ impl Host {
 
     fn build(&self) -> Result<reqwest::Client, Error> {
         let fault = |error: reqwest::Error| self.fault(&error_chain(&error));
+        if let Some(message) = &self.options.fault {
+            return Err(self.fault(message));
+        }
         let mut builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
             .referer(false)
             .no_proxy();
-        if !self.loopback {
-            for proxy in proxies(&self.shared.proxies).map_err(fault)? {
-                builder = builder.proxy(proxy);
-            }
-        }
+        let ways = self.shared.proxies.read().map_err(|message| self.fault(&message))?;
+        builder = builder.proxy(reqwest::Proxy::custom(move |url| ways.through(url).cloned()));
         if self.is_lax() {
             builder = builder.tls_danger_accept_invalid_certs(true);
         }
@@ -321,29 +332,6 @@ impl Host {
         &self.name
     }
 
-    /// All pages of a list, from `first` on. `what` is the list's name in messages.
-    pub(super) async fn list(
-        &self,
-        mut first: Url,
-        scopes: &Scopes,
-        what: &str,
-        page: &(dyn Fn(&[u8]) -> serde_json::Result<Vec<String>> + Sync),
-    ) -> Result<Vec<String>, Error> {
-        first.query_pairs_mut().append_pair("n", PAGE);
-        let (mut out, mut next) = (Vec::new(), Some(first));
-        for _ in 0..MAX_PAGES {
-            let Some(url) = next.take() else { return Ok(out) };
-            let response = self.send(&Call::new(Method::GET, url, scopes.clone())).await?;
-            if !response.status().is_success() {
-                return Err(self.refusal("pull", what.to_owned(), &Method::GET, response).await);
-            }
-            next = next_page(&response);
-            let bytes = self.read_limited(response).await?;
-            out.extend(page(&bytes).map_err(|error| Error::protocol(what, error.to_string()))?);
-        }
-        Err(Error::protocol(what, format!("the list has more than {MAX_PAGES} pages")))
-    }
-
     /// Whether the registry takes our credential. A token server may give a token to be kept instead of the password.
     pub(super) async fn verify(&self) -> Result<Option<String>, Error> {
         let call = Call::new(Method::GET, self.url("").await?, Scopes::default());
@@ -353,110 +341,10 @@ impl Host {
         }
         Ok(self.auth.lock().await.identity.take())
     }
-
-    /// Reads an answer that should be short.
-    pub(super) async fn read_limited(&self, response: Response) -> Result<Vec<u8>, Error> {
-        let what = shown(response.url());
-        self.read(response, MAX_ANSWER, &what).await
-    }
-
-    /// Reads an answer into memory, if it is not more than `limit`.
-    pub(super) async fn read(&self, mut response: Response, limit: u64, what: &str) -> Result<Vec<u8>, Error> {
-        let (mut out, mut pace) = (Vec::new(), Pace::default());
-        while let Some(piece) = self.piece(&Method::GET, &mut response, &mut pace).await? {
-            if (out.len() + piece.len()) as u64 > limit {
-                return Err(Error::TooLarge { what: what.to_owned(), limit });
-            }
-            out.extend_from_slice(&piece);
-        }
-        Ok(out)
-    }
-
-    /// Turns an answer nobody wanted into the error that says why. `action` is `pull`, `push` or `login`.
-    pub(super) async fn refusal(&self, action: &str, what: String, method: &Method, response: Response) -> Error {
-        let (status, url, retry_after) = (response.status(), shown(response.url()), retry_after(&response));
-        let reason = challenge::reason(challenges(&response));
-        let body = self.read_limited(response).await.map(|bytes| message_of(&bytes)).unwrap_or_default();
-        let message = reason.map_or(body, |reason| format!(": {reason}: authorization failed"));
-        match status {
-            StatusCode::NOT_FOUND => Error::NotFound(what),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                let words = if message.is_empty() { format!(": {status}") } else { message };
-                let message = match action {
-                    "login" => format!("login refused{words}"),
-                    _ => format!(
-                        "{action} access denied, repository does not exist or may require authorization: server message{words}"
-                    ),
-                };
-                Error::Denied { what, message, help: Some(self.login_help()) }
-            }
-            status => Error::Status { method: method.to_string(), url, status, message, retry_after },
-        }
-    }
-}
-
-pub(super) fn challenges(response: &Response) -> impl Iterator<Item = &str> {
-    response.headers().get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok())
-}
-
-/// The errors of a registry's JSON answer as one text with `: ` before it, or nothing.
-pub(super) fn message_of(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Body {
-        #[serde(default)]
-        errors: Vec<Fault>,
-        #[serde(default)]
-        details: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Fault {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let Ok(body) = serde_json::from_slice::<Body>(body) else { return String::new() };
-    let faults = body.errors.iter().map(|fault| match fault.message.as_str() {
-        "" => fault.code.to_lowercase(),
-        message => format!("{}: {message}", fault.code.to_lowercase()),
-    });
-    faults.chain(body.details).fold(String::new(), |line, text| line + ": " + &text)
-}
-
-pub(super) fn is_transient(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 425 | 429 | 500 | 502 | 503 | 504)
-}
-
-/// `Retry-After` in seconds, or as a date measured against the server's own clock.
-pub(super) fn retry_after(response: &Response) -> Option<Duration> {
-    let text = |name| response.headers().get(name)?.to_str().ok().map(str::trim);
-    let wanted = text(header::RETRY_AFTER)?;
-    if let Ok(seconds) = wanted.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let (then, now) = (httpdate::parse_http_date(wanted).ok()?, httpdate::parse_http_date(text(header::DATE)?).ok()?);
-    then.duration_since(now).ok()
 }
 
 pub(super) fn error_chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-fn proxies(proxies: &Proxies) -> Result<Vec<reqwest::Proxy>, reqwest::Error> {
-    let except = format!("localhost,127.0.0.0/8,::1,{}", proxies.no.as_deref().unwrap_or_default());
-    let none = reqwest::NoProxy::from_string(&except);
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let http = given(&proxies.http).map(reqwest::Proxy::http).transpose()?;
-    let https = given(&proxies.https).map(reqwest::Proxy::https).transpose()?;
-    Ok(http.into_iter().chain(https).map(|proxy| proxy.no_proxy(none.clone())).collect())
-}
-
-/// Where a list goes on: `Link: </v2/_catalog?last=x>; rel="next"`, on the same host.
-fn next_page(response: &Response) -> Option<Url> {
-    let link = response.headers().get(header::LINK)?.to_str().ok()?;
-    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
-    let next = response.url().join(target).ok().filter(|_| parameters.contains("next"))?;
-    (next.host() == response.url().host()).then_some(next)
 }
 
 /// Whether a `host[:port]` is this machine, where plain http is nothing to be afraid of.
@@ -480,12 +368,5 @@ mod tests {
         for host in ["docker.io", "localhost.example", "128.0.0.1", "[fe80::1]", "10.0.0.1:5000"] {
             assert!(!is_loopback(host), "{host}");
         }
-    }
-
-    #[test]
-    fn registry_errors_become_one_line() {
-        let body = br#"{"errors":[{"code":"DENIED","message":"no"},{"code":"UNKNOWN","detail":{}}]}"#;
-        assert_eq!(message_of(body), ": denied: no: unknown");
-        assert_eq!(message_of(b"<html>"), "");
     }
 }

@@ -5,11 +5,12 @@
 //!
 //! ```text
 //! Client ── repository(name) ──> Repository: Remote + Destination      (repository.rs, push.rs)
-//!    └── Host: scheme, tokens, retries, one `send`                     (host.rs, token.rs, challenge.rs)
+//!    └── Host: scheme, tokens, retries, one `send`                     (host.rs, token.rs, challenge.rs, answer.rs, pages.rs)
 //! Bucket: Remote + Destination, of an S3-compatible server          (bucket/)
 //! Layout: Remote + Destination                                         (layout.rs)
 //! ```
 
+mod answer;
 mod blob;
 mod body;
 mod bucket;
@@ -22,6 +23,8 @@ mod host;
 mod layout;
 mod options;
 mod pace;
+mod pages;
+mod proxies;
 mod push;
 mod remote;
 mod repository;
@@ -38,7 +41,8 @@ pub use blob::{BlobReader, BlobStream, Pump};
 pub use bucket::{Bucket, BucketName, Credentials, Habits, KeyEndpoint, Keys};
 pub use error::Error;
 pub use layout::{IMAGE_NAME, LAYOUT_MARK, Layout, LayoutName, REF_NAME};
-pub use options::{GoodFor, HostOptions, Mirror, Network, Options, Proxies, Retry, Rule};
+pub use options::{GoodFor, HostOptions, Mirror, Network, Options, Retry, Rule};
+pub use proxies::Proxies;
 pub use remote::{Answer, BlobSource, Destination, Remote, Selector, small_blob};
 pub use repository::Repository;
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::credentials::Credentials;
 use super::error::Error;
+use super::proxies::Proxies;
 use crate::event::Progress;
 
 /// Everything a client needs to know.
@@ -87,15 +88,20 @@ impl Network {
             Some(rest) => rest.split(']').next().unwrap_or_default(),
             None => host.split(':').next().unwrap_or_default(),
         };
+        bare.parse().is_ok_and(|address| self.contains(address))
+    }
+
+    /// Whether an address is in it.
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         let beyond = |total: u32| total - self.bits;
-        match (self.address, bare.parse()) {
-            (IpAddr::V4(net), Ok(IpAddr::V4(host))) => {
+        match (self.address, address) {
+            (IpAddr::V4(net), IpAddr::V4(host)) => {
                 (net.to_bits() ^ host.to_bits()).checked_shr(beyond(32)).unwrap_or(0) == 0
             }
-            (IpAddr::V6(net), Ok(IpAddr::V6(host))) => {
+            (IpAddr::V6(net), IpAddr::V6(host)) => {
                 (net.to_bits() ^ host.to_bits()).checked_shr(beyond(128)).unwrap_or(0) == 0
             }
-            (IpAddr::V4(_) | IpAddr::V6(_), _) => false,
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
         }
     }
 }
@@ -174,17 +180,8 @@ pub struct HostOptions {
     pub identity: Option<Vec<u8>>,
     /// Tried first, in order, for reading: `host[:port][/prefix]`, perhaps with `http://`.
     pub mirrors: Vec<String>,
-}
-
-/// Proxies as the usual variables give them; loopback hosts never go through one.
-#[derive(Clone, Debug, Default)]
-pub struct Proxies {
-    /// For http URLs.
-    pub http: Option<String>,
-    /// For https URLs.
-    pub https: Option<String>,
-    /// Comma-separated exceptions.
-    pub no: Option<String>,
+    /// Why what is configured for it cannot be used: an error for whoever asks it, and for nobody else.
+    pub fault: Option<String>,
 }
 
 /// When to try again.

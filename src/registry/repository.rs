@@ -68,6 +68,12 @@ impl Endpoint {
         Ok(url)
     }
 
+    /// A request to read something here.
+    pub(super) fn read_call(&self, method: Method, url: Url) -> Call {
+        let dispensable = self.namespace.is_some();
+        Call { dispensable, ..Call::new(method, url, Scopes::pull(&self.path)) }
+    }
+
     /// Whether it is to be asked for this document before the origin.
     fn serves(&self, selector: &Selector) -> bool {
         match (self.good_for, selector) {
@@ -77,7 +83,7 @@ impl Endpoint {
     }
 
     async fn get(&self, method: Method, tail: &str, accept: &str, what: &str) -> Result<Response, Error> {
-        let call = Call::new(method.clone(), self.url(tail).await?, Scopes::pull(&self.path)).header(ACCEPT, accept);
+        let call = self.read_call(method.clone(), self.url(tail).await?).header(ACCEPT, accept);
         let response = self.host.send(&call).await?;
         if response.status().is_success() {
             return Ok(response);

@@ -10,10 +10,11 @@ use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
+use super::answer::{challenges, is_transient, message_of, retry_after};
 use super::challenge::{Challenge, Scopes};
 use super::credentials::{Credential, TOKEN_USER};
 use super::error::{Error, shown};
-use super::host::{Host, challenges, is_loopback, is_transient, message_of, retry_after};
+use super::host::{Host, is_loopback};
 use crate::event::Outcome;
 
 /// The name we have at token servers.

@@ -7,6 +7,7 @@ mod builds;
 mod cases;
 mod commands;
 mod contained;
+mod corporate;
 mod crash;
 mod debian;
 mod engines;

@@ -16,6 +16,7 @@ as_root_and_rootless! {
     pull_asks_again
     pushing_again_sends_nothing
     a_registry_that_is_not_there
+    no_more_is_asked_for_than_needed
 }
 
 /// Who may use a registry, and how.
@@ -24,8 +25,10 @@ pub(crate) enum Access {
     Open,
     /// User `alice`, password `secret`.
     Password,
-    /// https only, as `localhost`, with a certificate of the authority in `ca.pem`.
+    /// https only, as `localhost` and `reg.test`, with a certificate of the authority in `ca.pem`.
     Tls,
+    /// The same, for those who have a certificate of that authority: `client.cert` and `client.key`.
+    Certificate,
 }
 
 impl Access {
@@ -40,33 +43,27 @@ impl Access {
                 std::fs::write(path("htpasswd"), hash).expect("write");
                 (String::new(), format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", path("htpasswd")))
             }
-            Self::Tls => {
-                let openssl = |args: &[&str]| succeed(Command::new("openssl").args(args).current_dir(dir));
-                let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+            Self::Tls | Self::Certificate => {
+                let openssl = |args: &str| {
+                    succeed(Command::new("openssl").args(args.split(' ')).current_dir(dir));
+                };
+                let names = "subjectAltName=DNS:localhost,DNS:reg.test,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
                 std::fs::write(path("names"), names).expect("write");
-                let new = ["req", "-newkey", "rsa:2048", "-nodes", "-days", "2"];
-                openssl(
-                    &[&new[..], &["-x509", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem"]].concat(),
-                );
-                openssl(&[&new[..4], &["-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "csr.pem"]].concat());
-                openssl(&[
-                    "x509",
-                    "-req",
-                    "-in",
-                    "csr.pem",
-                    "-CA",
-                    "ca.pem",
-                    "-CAkey",
-                    "ca.key",
-                    "-CAcreateserial",
-                    "-days",
-                    "2",
-                    "-extfile",
-                    "names",
-                    "-out",
-                    "cert.pem",
-                ]);
-                (format!(", tls: {{certificate: {}, key: {}}}", path("cert.pem"), path("key.pem")), String::new())
+                let new = "req -newkey rsa:2048 -nodes";
+                openssl(&format!("{new} -x509 -days 2 -subj /CN=test-authority -keyout ca.key -out ca.pem"));
+                let sign = |name: &str, key: &str, cert: &str| {
+                    openssl(&format!("{new} -subj /CN={name} -keyout {key} -out csr.pem"));
+                    openssl(&format!(
+                        "x509 -req -in csr.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {cert}"
+                    ));
+                };
+                sign("localhost", "key.pem", "cert.pem");
+                let mut tls = format!("certificate: {}, key: {}", path("cert.pem"), path("key.pem"));
+                if self == Self::Certificate {
+                    sign("somebody", "client.key", "client.cert");
+                    tls += &format!(", clientcas: [{}]", path("ca.pem"));
+                }
+                (format!(", tls: {{{tls}}}"), String::new())
             }
         }
     }
@@ -115,7 +112,7 @@ impl Server {
                 if std::net::TcpStream::connect(&address).is_ok() && child.try_wait().expect("wait").is_none() {
                     // Certificates are for names.
                     let address = match access {
-                        Access::Tls => format!("localhost:{port}"),
+                        Access::Tls | Access::Certificate => format!("localhost:{port}"),
                         Access::Open | Access::Password => address,
                     };
                     return Some(Self { child, dir, address });
@@ -286,5 +283,52 @@ fn a_registry_that_is_not_there(who: Who) {
     rig.ok(&["tag", "busybox", &name]);
     let out = rig.rbuild(&["push", &name]);
     assert!(!out.status.success() && out.stderr.contains(&address), "{}", out.stderr);
+    traces::none(&rig);
+}
+
+fn no_more_is_asked_for_than_needed(who: Who) {
+    let Some(server) = Server::start() else { return };
+    let (author, rig) = (Rig::new(who), Rig::empty(who));
+    let base = server.name("team/base:1");
+    author.build(&["-t", &base, "--push", &author.dockerfile("FROM busybox\nRUN echo 1 >/one\nRUN echo 2 >/two\n")]);
+    // Documents asked for, looked at, and blobs fetched since the last time.
+    let seen = std::cell::Cell::new([0; 3]);
+    let asked = || {
+        let now = ["\"GET /v2/team/base/manifests/", "\"HEAD /v2/team/base/manifests/", "\"GET /v2/team/base/blobs/"];
+        let now = now.map(|what| server.requests(what));
+        let before = seen.replace(now);
+        [0, 1, 2].map(|i| now[i] - before[i])
+    };
+    asked();
+
+    // Nothing but metadata is made: nothing but metadata is needed.
+    rig.build(&["-t", "a", &rig.dockerfile(&format!("FROM {base}\nENV A=b\nCMD [\"true\"]\n"))]);
+    assert_eq!(asked(), [1, 0, 1], "the manifest and the config");
+
+    // Several stages on one base, at the same time: each layer once.
+    let stages = format!(
+        "FROM {base} AS x\nRUN echo x >/x\nFROM {base} AS y\nRUN echo y >/y\nFROM {base}\nCOPY --from=x /x /\n\
+         COPY --from=y /y /\nRUN cat /one /two /x /y\n"
+    );
+    let context = rig.dockerfile(&stages);
+    rig.build(&["-t", "b", &context]);
+    assert_eq!(asked(), [0, 0, 3]);
+
+    // All of it is cached: a look at the tag if that is wanted, and else nothing.
+    rig.build(&["-t", "b", &context]);
+    assert_eq!(asked(), [0, 0, 0]);
+    rig.build(&["-t", "b", "--pull", &context]);
+    assert_eq!(asked(), [0, 1, 0]);
+
+    // Another machine, with the cache in the registry: the layers of the base are never needed, not even for the push.
+    let (cache, app) = (server.name("team/cache:1"), server.name("team/app:1"));
+    rig.build(&["--cache-to", &format!("type=registry,ref={cache}"), "-t", &app, "--push", &context]);
+    asked();
+    let other = Rig::empty(who);
+    let context = other.dockerfile(&stages);
+    let log = other.build(&["--cache-from", &cache, "-t", &app, "--push", &context]);
+    assert!(!log.lines().any(|line| line.contains("RUN") && line.contains(" DONE")), "{log}");
+    assert_eq!(asked(), [1, 0, 1]);
+    assert_eq!(server.requests("\"GET /v2/team/app/blobs/"), 0);
     traces::none(&rig);
 }

@@ -21,12 +21,13 @@ use reqwest::header::{CONTENT_LENGTH, HeaderName, LAST_MODIFIED};
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
+use super::answer::retry_after;
 use super::blob::{BlobStream, Source};
 use super::body::Body;
 use super::challenge::Scopes;
 use super::download::{Download, Place};
 use super::error::{Error, shown};
-use super::host::{Call, Host, retry_after};
+use super::host::{Call, Host};
 use super::options::Retry;
 use super::push::check_size;
 use super::remote::{Answer, BlobSource, Destination, Remote, Selector};

@@ -128,8 +128,9 @@ pub struct ManifestCreateArgs {
     /// Name of the index
     #[arg(value_name = "NAME[:TAG]")]
     pub name: String,
-    /// Its members: images or indexes in registries; a bare digest is one of NAME's repository
-    #[arg(value_name = "MEMBER", required = true)]
+    /// Its members: images or indexes in registries; a bare digest is one of NAME's repository. A platform says what an
+    /// image is for if its config does not, or which one of an index is meant
+    #[arg(value_name = "MEMBER[=OS/ARCH]", required = true)]
     pub members: Vec<String>,
     /// Add to the index of that name that was created before
     #[arg(short, long)]
@@ -168,7 +169,7 @@ pub struct ManifestPushArgs {
 /// `rbuild copy`
 #[derive(Args, Clone, Debug, Default)]
 pub struct CopyArgs {
-    /// Image or index: a name in a registry, or oci-layout://DIR[:TAG][@DIGEST]
+    /// Image or index: a name in a registry, or oci-layout://DIR[:TAG][@DIGEST]. docker:// and oci: are understood, too
     #[arg(value_name = "SOURCE")]
     pub source: String,
     /// Where to: a name in a registry, or oci-layout://DIR[:TAG]; without a tag it gets the source's

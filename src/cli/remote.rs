@@ -142,14 +142,18 @@ fn create(args: &ManifestCreateArgs, env: &Env, place: &StoreRequest) -> Done {
         }
         members = known;
     }
-    for text in &args.members {
+    for given in &args.members {
+        let (text, platform) = match given.rsplit_once('=') {
+            Some((text, platform)) => (text, Some(parse_platform(platform)?)),
+            None => (given.as_str(), None),
+        };
         let member = match text.strip_prefix('@').unwrap_or(text) {
             digest if digest.starts_with("sha256:") => {
-                name.name_only().with_digest(digest.parse().map_err(|e| Failure::of(&e).named(text))?)
+                name.name_only().with_digest(digest.parse().map_err(|e| Failure::of(&e).named(given))?)
             }
             _ => reference(text)?,
         };
-        let found = line.wait(descriptors(&client, &member))?;
+        let found = line.wait(descriptors(&client, &member, platform.as_ref()))?;
         for entry in found {
             join(&mut entries, entry, &mut members, &member)?;
         }
@@ -183,18 +187,30 @@ fn create(args: &ManifestCreateArgs, env: &Env, place: &StoreRequest) -> Done {
     print(format!("Created manifest list {name}\n").as_bytes())
 }
 
-/// The entries an image or index contributes.
-async fn descriptors(client: &Client, member: &Reference) -> Result<Vec<Descriptor>, Error> {
+/// The entries an image or index contributes: for a platform, if one is given.
+async fn descriptors(client: &Client, member: &Reference, wanted: Option<&Platform>) -> Result<Vec<Descriptor>, Error> {
     let repository = client.repository(member);
     let document = repository.manifest(&selector(member)).await?;
     let malformed = |message: String| Error::Protocol { what: member.to_string(), message };
     match document.parse().map_err(|e| malformed(e.to_string()))? {
-        Parsed::Index(index) => Ok(index.manifests),
+        Parsed::Index(index) => match wanted {
+            Some(platform) => {
+                let found = index.select(platform).map_err(|e| malformed(e.to_string()))?.clone();
+                Ok(vec![Descriptor { platform: Some(found.platform.unwrap_or_else(|| platform.clone())), ..found }])
+            }
+            None => Ok(index.manifests),
+        },
         Parsed::Manifest(parsed) => {
+            if let Some(platform) = wanted {
+                return Ok(vec![Descriptor { platform: Some(platform.clone()), ..document.descriptor() }]);
+            }
             let config = small_blob(&repository, &parsed.config, MAX_CONFIG).await?;
             let config: ImageConfig = manifest::read("image config", &config).map_err(|e| malformed(e.to_string()))?;
             if config.os.is_empty() || config.architecture.is_empty() {
-                return Err(malformed("its config names no platform".to_owned()));
+                return Err(malformed(format!(
+                    "its config names no platform: say it as {}=OS/ARCH",
+                    member.familiar()
+                )));
             }
             Ok(vec![Descriptor { platform: Some(platform_of(&config)), ..document.descriptor() }])
         }
@@ -329,11 +345,21 @@ pub(super) fn copy(args: &CopyArgs, env: &Env) -> Done {
     print(text.as_bytes())
 }
 
+const ELSEWHERE: [&str; 6] = ["oci-archive", "docker-archive", "docker-daemon", "containers-storage", "dir", "tarball"];
+
 /// One end of a copy; a name without tag and digest stays so.
 fn end(text: &str) -> Result<Source, Failure> {
     let text = text.strip_prefix("docker://").unwrap_or(text);
+    let layout = text.strip_prefix("oci:").map(|rest| format!("oci-layout://{rest}"));
+    let text = layout.as_deref().unwrap_or(text);
     if text.starts_with("oci-layout://") {
         return Source::parse(text).map_err(|e| Failure::of(&e));
+    }
+    // Places of skopeo that are no registries.
+    if let Some((place, _)) = text.split_once(':').filter(|(place, _)| ELSEWHERE.contains(place)) {
+        let words = format!("{place}: is no place to copy from or to: names in registries and oci-layout://DIR are");
+        let help = "archives and engines go by way of the store: `rbuild load`, `rbuild save`, `rbuild build --load`";
+        return Err(Failure::text(words).helped(Some(help.to_owned())));
     }
     let name = Reference::parse(text).map_err(|e| Failure::of(&e).named(&format!("{text:?}")))?;
     Ok(Source::Image(name))

@@ -84,6 +84,19 @@ fn images_for_two_machines_become_one_name(who: Who) {
     let gone = rig.fails(&["manifest", "push", &name]);
     assert!(gone.contains("no index of that name was created here"), "{gone}");
 
+    // A platform says which of an index is meant, or what an image is for.
+    let (named, v7) = (server.name("app:1.1"), format!("{elsewhere}@{s390}=linux/arm/v7"));
+    rig.ok(&["copy", &server.name("app:1.0"), &server.name("app:all")]);
+    let one = format!("{}=linux/arm64", server.name("app:all"));
+    let plan = rig.ok(&["manifest", "create", "--dry-run", &named, &one, &v7]).stdout;
+    let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+    let members: Vec<_> =
+        plan["manifests"].as_array().expect("a list").iter().map(|m| m["platform"].to_string()).collect();
+    assert_eq!(members.len(), 2, "{members:?}");
+    assert!(members[0].contains("arm64") && members[1].contains("v7"), "{members:?}");
+    let none = rig.fails(&["manifest", "create", &named, &format!("{}=windows/amd64", server.name("app:all"))]);
+    assert!(none.contains("no match for platform"), "{none}");
+
     // Two images for one machine would leave it to chance which one is run.
     let again = rig.dockerfile("FROM scratch\nCOPY Dockerfile /other\n");
     rig.build(&["--platform", "linux/amd64", "-t", &server.name("app:other"), "--push", &again]);
@@ -117,6 +130,15 @@ fn copies_pass_the_store_by(who: Who) {
     let reader = Rig::empty(who);
     reader.ok(&["pull", &to.name("third:3")]);
     assert_eq!(reader.ok(&["run", "--rm", &to.name("third:3"), "echo", "hello"]).stdout, "hello\n");
+
+    // As skopeo calls places; those that are none here are not taken for names.
+    let skopeo = format!("docker://{}", to.name("fourth:4"));
+    assert_eq!(rig.ok(&["copy", &format!("oci:{}:here", rig.arg("layout")), &skopeo]).stdout, digest);
+    let archive = rig.fails(&["copy", "docker-archive:x.tar", &skopeo]);
+    assert!(
+        archive.contains("docker-archive: is no place to copy from or to") && archive.contains("rbuild load"),
+        "{archive}"
+    );
 
     let missing = rig.fails(&["copy", &from.name("nothing:1"), &dest]);
     assert!(missing.contains("nothing:1: not found"), "{missing}");

@@ -153,6 +153,11 @@ pub fn encode(entry: &Entry, target: Option<&Entry>, out: &mut Vec<u8>) -> Resul
             header.xattrs = &target.meta.xattrs;
         }
         Kind::CharDevice(0, 0) => return Err(refuse("the character device 0/0 means a deletion there")),
+        Kind::CharDevice(major, minor) | Kind::BlockDevice(major, minor)
+            if u64::from((*major).max(*minor)) > MAX_OCTAL_7 =>
+        {
+            return Err(refuse("a header has no room for its device number"));
+        }
         Kind::CharDevice(major, minor) => {
             header.flag = b'3';
             header.device = Some((*major, *minor));
@@ -336,6 +341,15 @@ mod tests {
         assert_eq!(len, 1024);
         let known = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
         assert_eq!(Sha256::of(&bytes).to_string(), known);
+    }
+
+    #[test]
+    fn devices_that_no_header_can_name_are_refused() {
+        let encoded = |kind| encode(&entry("d", kind), None, &mut Vec::new());
+        assert!(encoded(Kind::CharDevice(1, 0o777_7777)).is_ok());
+        for kind in [Kind::CharDevice(0, 0), Kind::CharDevice(1, 0o1000_0000), Kind::BlockDevice(6_392_341, 1)] {
+            assert!(matches!(encoded(kind), Err(TarError::Unrepresentable { .. })));
+        }
     }
 
     #[test]

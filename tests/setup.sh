@@ -8,7 +8,7 @@ packages=(busybox-static gcc libc6-dev)
 [ "$(id -u)" = 0 ] || packages+=(uidmap)
 if [ "${1:-}" != minimal ]; then
     packages+=(debootstrap docker-registry skopeo umoci crun buildah podman pigz uidmap git python3 zstd xz-utils bzip2
-               curl ca-certificates openssh-client util-linux procps attr bsdutils qemu-user-static)
+               curl ca-certificates openssl openssh-client util-linux procps attr bsdutils qemu-user-static)
     # With containerd and runc, which with crun is in the contract suite of executors (tests/sandbox.rs). Docker's own packages bring them too, and do not go together with Debian's.
     PATH="$PATH:/usr/sbin" command -v dockerd >/dev/null || packages+=(docker.io)
 fi
